@@ -1,0 +1,200 @@
+"""The head of a request to the backend, made from what the client sent.
+
+The order of the steps is Pushpin's, since some of them see the result of others: route `header=`
+first, then copies of the originals, removals, GRIP's own fields, X-Forwarded-*.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from gripproxy.http1.head import CHUNKED, Headers
+from gripproxy.values import ForwardedFor
+
+GRIP_FEATURES = (
+    b"status, session, link:next, link:gone, filter:skip-self, filter:skip-users, "
+    b"filter:require-sub, filter:build-id, filter:var-subst, filter:http-check, filter:http-modify"
+)
+
+# Marks the copies that `orig_headers` makes.
+ORIGINAL_MARK = b"eb9bf0f5-"
+
+_HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"accept-encoding",
+        b"content-encoding",
+        b"transfer-encoding",
+        b"expect",
+    )
+)
+_BODILESS = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+_AS_IT_CAME = ForwardedFor()
+_NO_IDS: Mapping[str, str] = {}
+_FORWARDED_PROTO = frozenset((b"x-forwarded-proto", b"x-forwarded-protocol"))
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderRules:
+    """What one route does to the request headers; made once when the routes are loaded."""
+
+    replace: tuple[tuple[bytes, bytes], ...] = ()  # route `header=`; an empty value removes
+    keep_originals: bool = False
+    originals_need_mark: frozenset[bytes] = frozenset()
+    drop_pushpin_route: bool = False
+    cdn_loop: bytes = b""
+    drop_forwarded_proto: bool = False
+    add_forwarded_proto: tuple[bytes, ...] = ()  # names that carry the scheme of a TLS client
+    forwarded_for: ForwardedFor = _AS_IT_CAME
+    forwarded_for_trusted: ForwardedFor = _AS_IT_CAME
+    grip: bool = True
+    sign: Callable[[], bytes] | None = None  # the Grip-Sig token of this moment
+
+    def dropped(self) -> frozenset[bytes]:
+        """Names (lower case) that never go on as they came."""
+        names = set(_HOP_BY_HOP) | {b"host", b"content-length"}
+        if self.drop_pushpin_route:
+            names.add(b"pushpin-route")
+        if self.drop_forwarded_proto:
+            names |= _FORWARDED_PROTO
+        return frozenset(names)
+
+
+class Peer(Protocol):
+    """The other end of a client's connection."""
+
+    @property
+    def peer(self) -> str:
+        """Its address, or an empty string when it has none."""
+
+
+class Sender(NamedTuple):
+    """Who asks: what the header rules need to know of the client."""
+
+    connection: Peer  # asked for its address only where a rule wants it: that is a system call
+    secure: bool
+    trusted: bool  # an upstream GRIP proxy, which signed the request
+
+
+class HeaderTransform:
+    """`HeaderRules`, ready to be applied to many requests."""
+
+    __slots__ = ("_dropped", "_plain", "rules")
+
+    def __init__(self, rules: HeaderRules) -> None:
+        self.rules = rules
+        self._dropped = rules.dropped()
+        # With these rules off, a header is either dropped by its name or goes on as it is.
+        self._plain = not (rules.replace or rules.keep_originals or rules.cdn_loop)
+
+    def apply(
+        self,
+        headers: Headers,
+        sender: Sender,
+        scheme: bytes,
+        last_ids: Mapping[str, str] = _NO_IDS,
+    ) -> Headers:
+        """The fields for the backend, without Host and framing.
+
+        `last_ids` are the ids that a retry tells the backend, by channel.
+        """
+        rules, dropped = self.rules, self._dropped
+        if not self._plain:
+            headers = self._rewrite(headers, sender.trusted)
+        trusted = sender.trusted
+        result = []
+        for field in headers:
+            key = field[0].lower()
+            if key in dropped:
+                continue
+            if key.startswith(b"grip-") and not trusted:
+                continue
+            if key.startswith(ORIGINAL_MARK) and not rules.keep_originals:
+                continue
+            result.append(field)
+        if rules.grip and not trusted:
+            if rules.sign is not None:
+                result.append((b"Grip-Sig", rules.sign()))
+            result.append((b"Grip-Feature", GRIP_FEATURES))
+            if last_ids:
+                result += [
+                    (b"Grip-Last", _last_id(channel, last)) for channel, last in last_ids.items()
+                ]
+        if sender.secure:
+            result.extend((name, scheme) for name in rules.add_forwarded_proto)
+        forwarded = rules.forwarded_for_trusted if trusted else rules.forwarded_for
+        if forwarded.active:
+            result = _forward_for(
+                result, forwarded, sender.connection.peer if forwarded.append else ""
+            )
+        return result
+
+    def _rewrite(self, headers: Headers, trusted: bool) -> Headers:
+        """The steps that most routes do not ask for."""
+        rules = self.rules
+        if rules.replace:
+            headers = replace_headers(headers, rules.replace)
+        if rules.keep_originals and not trusted:
+            copies = [
+                (ORIGINAL_MARK + name, value)
+                for name, value in headers
+                if not name.lower().startswith(ORIGINAL_MARK)
+                and name.lower() not in rules.originals_need_mark
+            ]
+            headers = headers + copies
+        if rules.cdn_loop:
+            passed = [value for name, value in headers if name.lower() == b"cdn-loop"]
+            headers = [field for field in headers if field[0].lower() != b"cdn-loop"]
+            headers.append((b"CDN-Loop", b", ".join([*passed, rules.cdn_loop])))
+        return headers
+
+
+def replace_headers(headers: Headers, replace: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """Each name of `replace` with its value in place of the client's; an empty value only removes.
+
+    Of a repeated name the first counts, and what is added comes in reverse order, as in Pushpin.
+    """
+    values: dict[bytes, tuple[bytes, bytes]] = {}
+    for name, value in replace:
+        values.setdefault(name.lower(), (name, value))
+    kept = [field for field in headers if field[0].lower() not in values]
+    return kept + [field for field in reversed(values.values()) if field[1]]
+
+
+def request_bytes(
+    method: bytes, target: bytes, host: bytes, headers: Headers, length: int
+) -> bytes:
+    """The head on the wire (RFC 9112 §3) for a body of `length` bytes or CHUNKED."""
+    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method, target, host)]
+    lines += [b"%b: %b\r\n" % field for field in headers]
+    if length == CHUNKED:
+        lines.append(b"Transfer-Encoding: chunked\r\n\r\n")
+    elif length or method not in _BODILESS:
+        lines.append(b"Content-Length: %d\r\n\r\n" % length)
+    else:
+        lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def _last_id(channel: str, last: str) -> bytes:
+    return f"{channel}; last-id={last}".encode("utf-8", "surrogateescape")
+
+
+def _forward_for(headers: Headers, rule: ForwardedFor, peer: str) -> Headers:
+    addresses: list[bytes] = []
+    kept: Headers = []
+    for field in headers:
+        if field[0].lower() == b"x-forwarded-for":
+            addresses += [address.strip() for address in field[1].split(b",") if address.strip()]
+        else:
+            kept.append(field)
+    if rule.keep is not None:
+        addresses = (
+            addresses[len(addresses) - rule.keep :] if rule.keep < len(addresses) else addresses
+        )
+    if rule.append and peer:
+        addresses.append(peer.encode())
+    if addresses:
+        kept.append((b"X-Forwarded-For", b", ".join(addresses)))
+    return kept

@@ -1,0 +1,283 @@
+"""Connections to backends: made, shared, kept for reuse and bounded for each target."""
+
+import asyncio
+import logging
+import ssl
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from gripproxy.backend.connection import BackendConnection
+from gripproxy.backend.resolver import Resolver, is_private
+from gripproxy.deadlines import Deadlines, Timed
+from gripproxy.errors import BackendError, BlockedError, ConnectError
+from gripproxy.routes import Target
+
+log = logging.getLogger("gripproxy.backend")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds of a pool; times in seconds."""
+
+    connect_timeout: float = 10.0  # for each address
+    response_timeout: float = 1800.0  # until the response's head
+    inactivity_timeout: float = 1800.0  # without a byte of the response
+    connections_max: int = 1000  # for each target
+    waiting_max: int = 10_000  # requests for each target
+    waiting_timeout: float = 10.0
+    idle_timeout: float = 55.0
+    idle_max: int = 256  # for each target
+    dns_ttl: float = 30.0
+    head_max: int = 8192  # bytes of a response's head
+    headers_max: int = 64
+
+
+class Waiter(Protocol):
+    """Who needs a connection."""
+
+    def on_connected(self, connection: BackendConnection) -> None:
+        """Here it is; use it at once."""
+
+    def on_unconnected(self, error: BackendError) -> None:
+        """There is none to be had."""
+
+
+class _Key(NamedTuple):
+    host: str
+    port: int
+    tls_name: str | None  # None: plain
+    insecure: bool
+    untrusted: bool
+    client_cert: Path | None
+    client_key: Path | None
+
+
+class _Origin(Timed):
+    """One place to connect to. `count` includes connections that are being made."""
+
+    __slots__ = ("connecting", "count", "idle", "key", "owner", "waiting")
+
+    def __init__(self, key: _Key, owner: "Pool") -> None:
+        super().__init__()
+        self.key = key
+        self.owner = owner
+        self.idle: list[BackendConnection] = []
+        self.waiting: deque[tuple[float, Waiter]] = deque()  # with the time since when
+        self.connecting = 0
+        self.count = 0
+
+    def expired(self, now: float) -> None:
+        self.owner.give_up_waiting(self, now)
+
+
+class Pool:
+    """All connections to all backends."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, deadlines: Deadlines, limits: Limits
+    ) -> None:
+        self._loop = loop
+        self._deadlines = deadlines
+        self._limits = limits
+        self._origins: dict[_Key, _Origin] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._contexts: dict[tuple[bool, Path | None, Path | None], ssl.SSLContext] = {}
+        self._resolver = Resolver(loop, limits.dns_ttl)
+        self._closed = False
+        self.response_timeout = limits.response_timeout
+        self.inactivity_timeout = limits.inactivity_timeout
+        self.head_max = limits.head_max
+        self.headers_max = limits.headers_max
+
+    def acquire(
+        self, target: Target, tls_name: str | None, waiter: Waiter, *, fresh: bool = False
+    ) -> BackendConnection | None:
+        """A free connection to `target`, or None: `waiter` hears of one, or of an error, later.
+
+        `tls_name` is the name that the backend's certificate must carry; None means plain HTTP.
+        `fresh` passes over connections that have been idle, since one of them has just turned out
+        to be dead. Raises ConnectError when too many requests wait already.
+        """
+        key = _Key(
+            target.host,
+            target.port,
+            tls_name,
+            target.insecure,
+            target.untrusted,
+            target.client_cert,
+            target.client_key,
+        )
+        origin = self._origins.get(key)
+        if origin is None:
+            origin = self._origins[key] = _Origin(key, self)
+        while origin.idle and not fresh:
+            connection = origin.idle.pop()
+            self._deadlines.clear(connection)
+            if not connection.transport.is_closing():
+                return connection
+        if len(origin.waiting) >= self._limits.waiting_max:
+            raise ConnectError(f"{len(origin.waiting)} requests wait for a connection already")
+        now = self._loop.time()
+        origin.waiting.append((now, waiter))
+        if not self._connect(origin) and origin.deadline > now + self._limits.waiting_timeout:
+            self._deadlines.set(origin, now + self._limits.waiting_timeout)
+        return None
+
+    def cancel(self, waiter: Waiter) -> None:
+        """`waiter` needs no connection any more."""
+        for origin in self._origins.values():
+            for entry in origin.waiting:
+                if entry[1] is waiter:
+                    origin.waiting.remove(entry)
+                    return
+
+    async def close(self) -> None:
+        """Close every connection and end every attempt; waiters hear nothing."""
+        self._closed = True
+        for origin in self._origins.values():
+            origin.waiting.clear()
+            self._deadlines.clear(origin)
+            for connection in origin.idle:
+                connection.transport.abort()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._resolver.close()
+
+    # What connections and origins call.
+
+    def watch(self, connection: BackendConnection, seconds: float) -> None:
+        self._deadlines.set(connection, self._loop.time() + seconds)
+
+    def unwatch(self, connection: BackendConnection) -> None:
+        self._deadlines.clear(connection)
+
+    def release(self, connection: BackendConnection) -> None:
+        origin = connection.origin
+        assert isinstance(origin, _Origin)
+        if origin.waiting:
+            origin.waiting.popleft()[1].on_connected(connection)
+        elif len(origin.idle) < self._limits.idle_max and not self._closed:
+            origin.idle.append(connection)
+            self.watch(connection, self._limits.idle_timeout)
+        else:
+            connection.transport.abort()
+
+    def lost(self, connection: BackendConnection) -> None:
+        origin = connection.origin
+        assert isinstance(origin, _Origin)
+        origin.count -= 1
+        if connection in origin.idle:
+            origin.idle.remove(connection)
+        self._connect(origin)
+        self._drop_if_unused(origin)
+
+    def give_up_waiting(self, origin: _Origin, now: float) -> None:
+        """Requests that waited too long are told.
+
+        Those that a connection is being made for are not among them.
+        """
+        oldest = now - self._limits.waiting_timeout
+        late: list[Waiter] = []
+        while len(origin.waiting) > origin.connecting and origin.waiting[0][0] <= oldest:
+            late.append(origin.waiting.popleft()[1])
+        if origin.waiting:
+            self._deadlines.set(
+                origin, max(origin.waiting[0][0] + self._limits.waiting_timeout, now + 1)
+            )
+        for waiter in late:
+            waiter.on_unconnected(
+                ConnectError(f"no connection became free within {self._limits.waiting_timeout:g} s")
+            )
+
+    # Making connections.
+
+    def _connect(self, origin: _Origin) -> bool:
+        """Start an attempt if a request waits that no attempt is under way for.
+
+        False: the target is at its cap.
+        """
+        if len(origin.waiting) <= origin.connecting:
+            return True
+        if origin.count >= self._limits.connections_max:
+            return False
+        origin.connecting += 1
+        origin.count += 1
+        task = self._loop.create_task(self._attempt(origin))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
+
+    async def _attempt(self, origin: _Origin) -> None:
+        try:
+            connection = await self._open(origin)
+        except BackendError as error:
+            origin.connecting -= 1
+            origin.count -= 1
+            waiter = origin.waiting.popleft()[1] if origin.waiting else None
+            self._connect(origin)
+            self._drop_if_unused(origin)
+            if waiter is not None:
+                waiter.on_unconnected(error)
+        else:
+            origin.connecting -= 1
+            if not connection.transport.is_closing():
+                self.release(connection)
+            elif origin.waiting:  # it was closed as soon as it was made
+                origin.waiting.popleft()[1].on_unconnected(
+                    ConnectError("closed by the backend at once")
+                )
+
+    async def _open(self, origin: _Origin) -> BackendConnection:
+        key = origin.key
+        addresses = await self._resolver.addresses(key.host)
+        if key.untrusted:
+            addresses = [address for address in addresses if not is_private(address)]
+            if not addresses:
+                raise BlockedError("Origin host/IP blocked.")
+        context = self._tls_context(key) if key.tls_name is not None else None
+        failures: list[str] = []
+        factory = partial(BackendConnection, self, origin)
+        for address in addresses:
+            try:
+                async with asyncio.timeout(self._limits.connect_timeout):
+                    _, connection = await self._loop.create_connection(
+                        factory,
+                        address,
+                        key.port,
+                        ssl=context,
+                        server_hostname=key.tls_name if context else None,
+                    )
+                return connection
+            except TimeoutError:
+                failures.append(f"{address}: no answer within {self._limits.connect_timeout:g} s")
+            except (OSError, ssl.CertificateError) as error:
+                failures.append(f"{address}: {error}")
+        reason = "; ".join(failures) or "the name has no address"
+        log.debug("cannot connect to %s:%d: %s", key.host, key.port, reason)
+        raise ConnectError(reason)
+
+    def _tls_context(self, key: _Key) -> ssl.SSLContext:
+        """Raises ConnectError when the client certificate cannot be loaded."""
+        kind = (key.insecure, key.client_cert, key.client_key)
+        context = self._contexts.get(kind)
+        if context is None:
+            context = ssl.create_default_context()
+            if key.insecure:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+            if key.client_cert is not None:
+                try:
+                    context.load_cert_chain(key.client_cert, key.client_key)
+                except (OSError, ssl.SSLError) as error:
+                    raise ConnectError(f"client certificate {key.client_cert}: {error}") from error
+            self._contexts[kind] = context
+        return context
+
+    def _drop_if_unused(self, origin: _Origin) -> None:
+        if not origin.count and not origin.waiting:
+            self._deadlines.clear(origin)
+            self._origins.pop(origin.key, None)

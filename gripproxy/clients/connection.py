@@ -1,0 +1,347 @@
+"""A client's connection: bytes to requests, responses to bytes, one exchange at a time (RFC 9112).
+
+Invariants: reading goes on while an exchange is held, since a paused transport would hide that the
+client has left; `exchange` is set from a request's head until its response has ended; what comes
+ahead of its turn waits in `_buffer`.
+"""
+
+import asyncio
+import itertools
+import logging
+import re
+import socket
+import struct
+from typing import Protocol, cast
+
+from gripproxy.clients.exchange import Exchange
+from gripproxy.clients.front import Front
+from gripproxy.deadlines import Timed
+from gripproxy.errors import HttpError
+from gripproxy.http1.body import BodyReader, body_reader
+from gripproxy.http1.head import Headers, parse_request
+from gripproxy.http1.status import reason_phrase
+
+log = logging.getLogger("gripproxy.clients")
+
+_HEAD_END = b"\r\n\r\n"
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+# How long a client that still sends gets to read an answer that came early, in seconds (RFC 9112
+# §9.6).
+_LINGER = 2.0
+# The inactivity timeout is checked in this many steps, so that a write costs an assignment and not
+# a timer.
+_STEPS = 10
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_numbers = itertools.count(1)
+
+
+class Occupant(Protocol):
+    """What a connection is busy with: an exchange, or the stream that it became."""
+
+    @property
+    def held(self) -> bool:
+        """Whether the client waits for a message rather than for the backend."""
+
+    def on_request_content(self, content: bytes, finished: bool) -> None:
+        """More of the request's body came."""
+
+    def on_request_broken(self, error: HttpError) -> None:
+        """The rest of the request's body cannot be understood."""
+
+    def on_client_lost(self) -> None:
+        """The client has left."""
+
+    def on_client_blocked(self) -> None:
+        """The client reads more slowly than it is sent to."""
+
+    def on_client_ready(self) -> None:
+        """The client has caught up."""
+
+
+class ClientConnection(asyncio.Protocol, Timed):
+    """The protocol of one client connection."""
+
+    __slots__ = (
+        "_blocked",
+        "_body",
+        "_buffer",
+        "_front",
+        "_lingering",
+        "_queued",
+        "_quiet_steps",
+        "_reading_paused",
+        "active",
+        "exchange",
+        "keep_alive",
+        "number",
+        "secure",
+        "transport",
+    )
+
+    def __init__(self, front: Front, secure: bool) -> None:
+        Timed.__init__(self)
+        self._front = front
+        self.secure = secure
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.number = next(_numbers)
+        self.exchange: Occupant | None = None
+        self.keep_alive = True
+        self.active = False  # bytes went either way since the last step of the inactivity timeout
+        self._buffer = b""
+        self._body: BodyReader | None = None  # set while a request's body is arriving
+        self._blocked = False  # the client takes no more for now
+        self._queued = 0  # bytes that count towards `Front.queued_bytes`
+        self._quiet_steps = 0
+        self._reading_paused = False
+        self._lingering = False
+
+    # What the transport calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        front = self._front
+        front.gate.enter(self)
+        front.deadlines.set(self, front.loop.time() + front.limits.idle_timeout)
+
+    def data_received(self, data: bytes) -> None:
+        self.active = True
+        if self._body is not None:
+            self._take_body(self._body, data)
+            return
+        if self._lingering:
+            return
+        self._buffer = self._buffer + data if self._buffer else data
+        exchange = self.exchange
+        if exchange is None:
+            self._next_request()
+        elif len(self._buffer) > self._front.limits.pipeline_bytes:
+            if exchange.held:
+                log.info(
+                    "connection %d closed: it sends without waiting for its answer", self.number
+                )
+                self._front.stats.drops["client-pipeline"] += 1
+                self.transport.abort()
+            else:
+                self.pause_reading()
+
+    def eof_received(self) -> None:
+        """A client that stops sending has left (as in Pushpin): the transport closes itself."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        front = self._front
+        front.gate.leave(self)
+        front.deadlines.clear(self)
+        front.queued_bytes -= self._queued
+        self._queued = 0
+        self._body = None
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.on_client_lost()
+
+    def pause_writing(self) -> None:
+        self._blocked = True
+        self._count_queued(self.transport.get_write_buffer_size())
+        if self.exchange is not None:
+            self.exchange.on_client_blocked()
+
+    def resume_writing(self) -> None:
+        self._blocked = False
+        self._front.queued_bytes -= self._queued
+        self._queued = 0
+        if self.exchange is not None:
+            self.exchange.on_client_ready()
+        elif self._buffer:
+            self._continue()
+
+    def expired(self, now: float) -> None:
+        front = self._front
+        if self.exchange is None and not self.transport.get_write_buffer_size():
+            self.transport.abort()
+            return
+        self._quiet_steps = 0 if self.active else self._quiet_steps + 1
+        self.active = False
+        if self._quiet_steps >= _STEPS:
+            log.info(
+                "connection %d closed: no bytes for %g s",
+                self.number,
+                front.limits.inactivity_timeout,
+            )
+            self.transport.abort()
+        else:
+            front.deadlines.set(self, now + front.limits.inactivity_timeout / _STEPS)
+
+    # What an exchange calls.
+
+    @property
+    def peer(self) -> str:
+        """Address of the client's end, `` for a Unix socket."""
+        name = self.transport.get_extra_info("peername")
+        return name[0] if isinstance(name, tuple) else ""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the client reads more slowly than it is sent to."""
+        return self._blocked
+
+    @property
+    def receiving(self) -> bool:
+        """Whether the request's body is still arriving."""
+        return self._body is not None
+
+    def write(self, data: bytes) -> None:
+        """Send `data`, however slow the client is; the caller heeds `on_client_blocked`."""
+        self.active = True
+        self.transport.write(data)
+
+    def push(self, data: bytes) -> bool:
+        """Send a message to a client that waits for no answer.
+
+        False: it takes too little, and `data` was not sent.
+        """
+        self.active = True
+        if self._blocked:
+            front, limits = self._front, self._front.limits
+            size = self.transport.get_write_buffer_size() + len(data)
+            if (
+                size > limits.queue_bytes
+                or front.queued_bytes + len(data) > limits.queue_total_bytes
+            ):
+                return False
+            self._count_queued(len(data))
+        self.transport.write(data)
+        return True
+
+    def pause_reading(self) -> None:
+        """Let the kernel hold back what the client sends."""
+        if not self._reading_paused and not self.transport.is_closing():
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take what the client sends again."""
+        if self._reading_paused and not self.transport.is_closing():
+            self._reading_paused = False
+            self.transport.resume_reading()
+
+    def finish(self) -> None:
+        """The response is complete: go on with the next request, or close as was agreed."""
+        self.exchange = None
+        front = self._front
+        if self._body is not None:
+            self._body = None
+            self._linger()
+        elif not self.keep_alive:
+            self.transport.close()
+        elif not self.transport.is_closing():
+            front.deadlines.set(self, front.loop.time() + front.limits.idle_timeout)
+            if self._buffer:
+                # Not from within the exchange that has just ended: a client may have sent many
+                # requests at once.
+                front.loop.call_soon(self._continue)
+            else:
+                self.resume_reading()
+
+    def break_off(self, *, unframed: bool) -> None:
+        """End a response that cannot be completed so that the client sees it is not complete.
+
+        `unframed`: its end would be the end of the connection, so that takes a reset.
+        """
+        self.exchange = None
+        if unframed:
+            peer_socket = self.transport.get_extra_info("socket")
+            if peer_socket is not None and peer_socket.family in (socket.AF_INET, socket.AF_INET6):
+                peer_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    # Requests.
+
+    def _continue(self) -> None:
+        if self._blocked or self.transport.is_closing():
+            return  # a client that does not read its answers gets no more of them
+        if self.exchange is None and self._buffer:
+            self._next_request()
+        if self.exchange is None or len(self._buffer) <= self._front.limits.pipeline_bytes:
+            self.resume_reading()
+
+    def _next_request(self) -> None:
+        data = self._buffer
+        limit = self._front.limits.head_max
+        if data[0] in b"\r\n":
+            data = self._buffer = data.lstrip(
+                b"\r\n"
+            )  # RFC 9112 §2.2 asks to pass over empty lines
+        end = data.find(_HEAD_END) + 4
+        if end < 4:
+            if len(data) > limit:
+                self._refuse(HttpError(f"Request header size exceeded limit of {limit} bytes."))
+            elif _BARE_LF.search(data) is not None:
+                self._refuse(HttpError("Failed to parse request: line ends without CR"))
+            return
+        if end > limit:
+            self._refuse(HttpError(f"Request header size exceeded limit of {limit} bytes."))
+            return
+        try:
+            request = parse_request(data[:end], self._front.limits.headers_max)
+        except HttpError as error:
+            self._refuse(HttpError(f"Failed to parse request: {error}", error.status))
+            return
+        self.keep_alive = request.keep_alive
+        self._buffer = data[end:]
+        front = self._front
+        front.stats.requests += 1
+        self.active = True
+        self._quiet_steps = 0
+        front.deadlines.set(self, front.loop.time() + front.limits.inactivity_timeout / _STEPS)
+        if request.length:
+            self._body = body_reader(request.length)
+        exchange = self.exchange = Exchange(front, self, request)
+        exchange.begin()
+        if self._buffer and self._body is not None:
+            data, self._buffer = self._buffer, b""
+            self._take_body(self._body, data)
+
+    def _take_body(self, body: BodyReader, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            return
+        try:
+            content = body.feed(data)
+        except HttpError as error:
+            self._body = None
+            self.keep_alive = False
+            exchange.on_request_broken(error)
+            return
+        if body.finished:
+            self._body = None
+            self._buffer = body.rest
+        if content or body.finished:
+            exchange.on_request_content(content, body.finished)
+
+    def _refuse(self, error: HttpError) -> None:
+        """Answer what is not a request, and close (RFC 9112 §2.2)."""
+        body = f"{error}\n".encode()
+        headers: Headers = [(b"Content-Type", b"text/plain")]
+        lines = [b"HTTP/1.0 %d %b\r\n" % (error.status, reason_phrase(error.status))]
+        lines += [b"%b: %b\r\n" % field for field in headers]
+        self.write(
+            b"".join(lines)
+            + b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close in a way that lets a client that is still sending read what was answered."""
+        self._lingering = True
+        self._buffer = b""
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.resume_reading()
+            self._front.deadlines.set(self, self._front.loop.time() + _LINGER)
+        else:
+            self.transport.close()
+
+    def _count_queued(self, size: int) -> None:
+        self._queued += size
+        self._front.queued_bytes += size

@@ -1,0 +1,146 @@
+"""The sockets that clients connect to."""
+
+import asyncio
+import contextlib
+import grp
+import logging
+import os
+import pwd
+import socket
+import ssl
+import stat
+from collections.abc import Callable
+
+from gripproxy.config import TcpAddress, UnixAddress
+from gripproxy.errors import ConfigError
+
+log = logging.getLogger("gripproxy.clients")
+
+BACKLOG = 4096
+
+
+def bind_tcp(address: TcpAddress) -> socket.socket:
+    """A listening socket. Raises ConfigError."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        return socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from error
+
+
+def bind_unix(address: UnixAddress) -> socket.socket:
+    """A listening Unix socket with its mode and owner, in place of a stale one.
+
+    Raises ConfigError.
+    """
+    path = address.path
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISSOCK(os.lstat(path).st_mode):
+                os.unlink(path)
+        listener.bind(str(path))
+        if address.mode is not None:
+            os.chmod(path, address.mode)
+        if address.user is not None or address.group is not None:
+            uid = pwd.getpwnam(address.user).pw_uid if address.user is not None else -1
+            gid = grp.getgrnam(address.group).gr_gid if address.group is not None else -1
+            os.chown(path, uid, gid)
+        listener.listen(BACKLOG)
+    except (OSError, KeyError) as error:
+        listener.close()
+        raise ConfigError(f"cannot listen on {path}: {error}") from error
+    return listener
+
+
+class Listener:
+    """One listening socket, which can stop accepting and leave new clients to the kernel's
+    backlog.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listener: socket.socket,
+        connection: Callable[[], asyncio.Protocol],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._loop = loop
+        self._socket = listener
+        self._connection = connection
+        self._tls = tls
+        self._server: asyncio.Server | None = None
+
+    @property
+    def port(self) -> int:
+        """The TCP port that it listens on."""
+        return int(self._socket.getsockname()[1])
+
+    async def accept(self) -> None:
+        """Take clients."""
+        if self._server is None:
+            # A server closes its socket with itself, so it gets a copy.
+            self._server = await self._loop.create_server(
+                self._connection, sock=self._socket.dup(), ssl=self._tls, backlog=BACKLOG
+            )
+
+    def pause(self) -> None:
+        """Take no more clients for now; they wait in the kernel's backlog."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def close(self) -> None:
+        """Take no more clients; those that wait are refused."""
+        self.pause()
+        path = self._socket.getsockname() if self._socket.family == socket.AF_UNIX else None
+        self._socket.close()
+        if isinstance(path, str):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+class Gate:
+    """Counts the clients of all listeners and stops accepting at the bound."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, bound: int) -> None:
+        self._loop = loop
+        self._bound = bound
+        self._task: asyncio.Task[None] | None = None
+        self._paused = False
+        self._closed = False
+        self.listeners: list[Listener] = []
+        self.connections: set[asyncio.Protocol] = set()
+
+    async def open(self) -> None:
+        """Accept on all listeners."""
+        for listener in self.listeners:
+            await listener.accept()
+
+    def enter(self, connection: asyncio.Protocol) -> None:
+        """A client has come."""
+        self.connections.add(connection)
+        if len(self.connections) >= self._bound and not self._paused:
+            self._paused = True
+            log.warning(
+                "%d connections: no more are accepted for now (client_maxconn)",
+                len(self.connections),
+            )
+            for listener in self.listeners:
+                listener.pause()
+
+    def leave(self, connection: asyncio.Protocol) -> None:
+        """A client has gone."""
+        self.connections.discard(connection)
+        if self._paused and not self._closed and len(self.connections) < self._bound:
+            self._paused = False
+            self._task = self._loop.create_task(self.open())
+
+    async def close(self) -> None:
+        """Accept nothing more."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for listener in self.listeners:
+            listener.close()

@@ -1,0 +1,1 @@
+"""The private side: where publish commands come in."""

@@ -1,0 +1,1 @@
+"""The GRIP language: bytes to values and back. Nothing here does I/O or reads a clock."""

@@ -1,0 +1,1 @@
+"""HTTP/1.x messages: bytes to values and back. Nothing here does I/O or reads a clock."""
