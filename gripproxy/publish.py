@@ -211,6 +211,7 @@ def http_endpoint(spec: str, user: str | None, bearer: str | None, now: float) -
     time, seconds), `key` alone is the bearer token itself; `user` and `bearer` take precedence. A
     slash at the end of the path does not count. Raises PublishError.
     """
+    _encode(spec)
     try:
         url = urlsplit(spec)
         port = url.port
@@ -247,8 +248,11 @@ def _token(query: str, now: float) -> str | None:
     if not key:
         raise PublishError("the URL has iss= but no key=")
     # A query's plus sign means a space, which base64 never has.
-    secret = key.replace(" ", "+") if key.startswith("base64:") else key
-    return signature.sign(issuer, signature.parse_key(secret), now)
+    text = key.replace(" ", "+") if key.startswith("base64:") else key
+    secret = signature.load_key(text, Path.cwd())
+    if secret is None:
+        raise PublishError("the URL's key= is empty")
+    return signature.sign(secret, issuer, now).decode()
 
 
 def _publish_http(endpoint: HttpEndpoint, item: Item) -> None:

@@ -15,6 +15,10 @@ from gripproxy.stats import Stats
 
 log = logging.getLogger("gripproxy.hub")
 
+# Deliveries per second that no process reaches, so that a higher rate limits nothing and costs
+# nothing.
+RATE_OUT_OF_REACH = 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class PublishLimits:
@@ -47,7 +51,7 @@ class PublishDoor:
         self._access = access
         self._overflow_log = overflow_log
         self._limiter: RateLimiter[tuple[Subscriber, Batch]] | None = None
-        if limits.rate > 0:
+        if 0 < limits.rate < RATE_OUT_OF_REACH:
             self._limiter = RateLimiter(limits.rate, limits.hwm)
         self._fanout = Fanout(
             registry, self._begun, self._limit if self._limiter is not None else None
@@ -106,6 +110,8 @@ class PublishDoor:
             waiting, self._waiting = self._waiting, []
             for resume in waiting:
                 self._loop.call_soon(resume)
+        if self._limiter is not None and self._timer is None:
+            self._deliver_due()  # all that this slice has queued, as far as the rate allows
         self._running = more
         if more:
             self._loop.call_soon(self._run)
@@ -126,8 +132,6 @@ class PublishDoor:
         ):
             self._stats.drops["message-hwm"] += 1
             self._overflow_log("message dropped by message_hwm: channel=%s", batch.channel)
-        elif self._timer is None:
-            self._deliver_due()
 
     def _deliver_due(self) -> None:
         limiter = self._limiter

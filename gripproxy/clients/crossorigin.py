@@ -46,8 +46,11 @@ _NOT_FROM_CLIENT = frozenset(
 )
 _NOT_FROM_QUERY = _NOT_FROM_CLIENT | {b"connection", b"keep-alive"}
 
+# Between neighbours on the wire only: the client's connection has its own.
+_HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"transfer-encoding"))
+
 # No script may read cookies marked HttpOnly, not even through CORS; Pushpin shows them.
-_NOT_TO_SCRIPT = frozenset((b"set-cookie", b"set-cookie2"))
+_NOT_TO_SCRIPT = _HOP_BY_HOP | {b"set-cookie", b"set-cookie2"}
 
 # JSON allows these two raw in a string, JavaScript before ES2019 does not.
 _LINE_ENDS = str.maketrans({"\u2028": "\\u2028", "\u2029": "\\u2029"})
@@ -89,8 +92,7 @@ def cors_headers(
 ) -> list[Header]:
     """The CORS headers that a response lacks, to be appended in this order.
 
-    To be called before headers about framing and the connection are added, since it exposes every
-    name that it sees. Pushpin: core/cors.cpp.
+    Pushpin: core/cors.cpp.
     """
     method = _values(request_headers, b"access-control-request-method")
     wanted = b", ".join(filter(None, _values(request_headers, b"access-control-request-headers")))
@@ -98,7 +100,9 @@ def cors_headers(
     exposed: dict[bytes, bytes] = {}
     for name, _ in response_headers:
         low = name.lower()
-        if low not in _READABLE and not low.startswith((b"access-control-", b"grip-")):
+        if low in _READABLE or low in _HOP_BY_HOP:
+            continue
+        if not low.startswith((b"access-control-", b"grip-")):
             exposed.setdefault(low, name)
 
     present = {name.lower() for name, _ in response_headers}
@@ -208,7 +212,8 @@ def jsonp_held_response(
     else:
         merged: dict[bytes, tuple[bytes, list[bytes]]] = {}
         for name, value in _for_script(headers):
-            merged.setdefault(name.lower(), (name, []))[1].append(value)
+            if name.lower() != b"content-length":
+                merged.setdefault(name.lower(), (name, []))[1].append(value)
         argument = b'{"body":%b,"code":%d,"headers":%b,"reason":%b}' % (
             _quoted(_text(body)),
             code,

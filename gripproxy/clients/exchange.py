@@ -216,7 +216,7 @@ class Exchange:
         self._hold = None
         if response is not None:
             try:
-                instruct = item.respond(instruct, response)
+                instruct = grip.respond(instruct, response)
             except PatchError as error:
                 self._answer_error(502, _ORIGIN_FAILED, f"Failed to patch the response: {error}")
                 return

@@ -4,9 +4,9 @@ The settings, the routes of the moment and the ways to the other packages.
 """
 
 import asyncio
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from random import Random
 
 from gripproxy.accesslog import AccessLog
 from gripproxy.backend.headers import HeaderTransform
@@ -69,4 +69,4 @@ class Front:
     accept_pushpin_route: bool = False
     upstream_key: Key | None = None
     queued_bytes: int = 0  # what all clients together have not taken
-    random: random.Random = field(default_factory=random.Random)
+    random: Random = field(default_factory=Random)

@@ -148,6 +148,7 @@ class StreamHold(Timed):
         "_ended",
         "_front",
         "_keep_alive",
+        "_rearms",
         "_subscriptions",
     )
 
@@ -166,6 +167,7 @@ class StreamHold(Timed):
         self._client = client
         self._subscriptions = subscriptions
         self._keep_alive = keep_alive
+        self._rearms = keep_alive is not None and keep_alive.mode is KeepAliveMode.IDLE
         self._chunked = framing is Framing.CHUNKED
         self._blocked = False
         self._ended = False
@@ -189,8 +191,7 @@ class StreamHold(Timed):
             if not self._client.push(data):
                 self._overflow(batch)
                 return
-            keep_alive = self._keep_alive
-            if keep_alive is not None and keep_alive.mode is KeepAliveMode.IDLE:
+            if self._rearms:
                 self._set_timer()
         if batch.closes_stream:
             self.end()

@@ -17,12 +17,12 @@ from enum import Enum, auto
 from functools import partial
 from typing import cast
 
+from gripproxy.control.answer import answer, done, message
 from gripproxy.control.publisher import Publisher
-from gripproxy.control.request import JSON, TEXT, Request, has_bare_lf, is_http10, parse_head
+from gripproxy.control.request import TEXT, Request, has_bare_lf, is_http10, parse_head
 from gripproxy.deadlines import Deadlines, Timed
 from gripproxy.errors import ConfigError, HttpError, ItemError
 from gripproxy.grip.item import parse_publish_body
-from gripproxy.http1.status import reason_phrase
 
 log = logging.getLogger("gripproxy.control")
 
@@ -258,11 +258,11 @@ class ControlConnection(asyncio.Protocol, Timed):
         """Do what the request asks; the answer."""
         answer_type = request.answer_type
         if answer_type is None:
-            return _answer(request, 406, _NOT_ACCEPTABLE)
+            return answer(request, 406, _NOT_ACCEPTABLE)
         path = _path(request)
         if path == b"/publish" or path == b"/recover":
             if request.method != b"POST":
-                return _answer(
+                return answer(
                     request,
                     405,
                     b"Method not allowed: %b.\n" % request.method,
@@ -271,22 +271,22 @@ class ControlConnection(asyncio.Protocol, Timed):
             if path == b"/publish":
                 return self._publish(request, body, answer_type)
             self._server.publisher.recover()
-            return _answer(request, 200, _done(b"Updated", answer_type), answer_type)
+            return answer(request, 200, done(b"Updated", answer_type), answer_type)
         if path == b"/":
-            return _answer(request, 200, b"Pushpin API\n")
-        return _answer(request, 404, b"Not Found\n")
+            return answer(request, 200, b"Pushpin API\n")
+        return answer(request, 404, b"Not Found\n")
 
     def _publish(self, request: Request, body: bytes, answer_type: bytes) -> bytes:
         try:
             items = parse_publish_body(body)
         except ItemError as error:
             # A name that the message quotes may be no text.
-            return _answer(request, 400, f"{error}\n".encode(errors="replace"))
-        answer = _answer(
-            request, 200, _done(b"Published", answer_type), answer_type, items=len(items)
+            return answer(request, 400, f"{error}\n".encode(errors="replace"))
+        published = answer(
+            request, 200, done(b"Published", answer_type), answer_type, items=len(items)
         )
         self._server.publisher.publish(items)
-        return answer
+        return published
 
     # The connection.
 
@@ -323,7 +323,7 @@ class ControlConnection(asyncio.Protocol, Timed):
         self._lingering = True
         body = f"{error}\n".encode()
         log.info("control: refused a request: code=%d %s", error.status, error)
-        answers.append(_message(http10, error.status, TEXT, body, b"", close=True))
+        answers.append(message(http10, error.status, TEXT, body, b"", close=True))
         self._transport.write(b"".join(answers))
         self._transport.write_eof()
         self._server.deadlines.set(self, self._server.loop.time() + _LINGER)
@@ -368,45 +368,3 @@ def _publishes(request: Request) -> bool:
 def _is_excess(request: Request, following: bytes) -> bool:
     """Whether what follows a body is too much of it, and not the next request."""
     return following != b"" and not (request.keep_alive and following.isupper())
-
-
-def _done(word: bytes, answer_type: bytes) -> bytes:
-    return b'{"message":"%b"}\n' % word if answer_type is JSON else b"%b\n" % word
-
-
-def _answer(
-    request: Request,
-    code: int,
-    body: bytes,
-    content_type: bytes = TEXT,
-    *,
-    fields: bytes = b"",
-    items: int = -1,
-) -> bytes:
-    """The whole answer, and its line in the log."""
-    if log.isEnabledFor(logging.INFO):
-        counted = f" items={items}" if items >= 0 else ""
-        method, target = (
-            word.decode("ascii", "backslashreplace") for word in (request.method, request.target)
-        )
-        log.info("control: %s %s code=%d %d%s", method, target, code, len(body), counted)
-    message = _message(
-        request.http10, code, content_type, body, fields, close=not request.keep_alive
-    )
-    # Pushpin answers HEAD with content; on a connection that goes on that would be the next answer.
-    return message[: -len(body)] if request.method == b"HEAD" and request.keep_alive else message
-
-
-def _message(
-    http10: bool, code: int, content_type: bytes, body: bytes, fields: bytes, *, close: bool
-) -> bytes:
-    return b"HTTP/1.%d %d %b\r\n%bContent-Type: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
-        not http10,
-        code,
-        reason_phrase(code),
-        fields,
-        content_type,
-        b"Connection: close\r\n" if close else b"",
-        len(body),
-        body,
-    )

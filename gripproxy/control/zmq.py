@@ -43,7 +43,7 @@ class _Input:
         self._socket = socket
         self._publisher = publisher
         self._loop = asyncio.get_running_loop()
-        self._descriptor: int = socket.getsockopt(zmq.FD)
+        self._descriptor = int(socket.getsockopt(zmq.FD))
         self._watching = False
         self._again: asyncio.Handle | None = None
         self._unreported = 0  # invalid messages since the last warning
@@ -88,7 +88,7 @@ class _Input:
             self._again = self._loop.call_soon(self._drain)
 
     def _has_messages(self) -> bool:
-        return bool(self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)
+        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def _drain(self) -> None:
         if self._again is not None:
@@ -201,19 +201,22 @@ class SubInput(_Input):
 
     def subscribe(self, channel: str) -> None:
         """Somebody listens to `channel` now."""
-        self._socket.setsockopt(zmq.SUBSCRIBE, channel.encode(errors="surrogateescape"))
-        self._check()
+        self._tell(zmq.SUBSCRIBE, channel)
 
     def unsubscribe(self, channel: str) -> None:
         """Nobody listens to `channel` any more."""
-        self._socket.setsockopt(zmq.UNSUBSCRIBE, channel.encode(errors="surrogateescape"))
-        self._check()
+        self._tell(zmq.UNSUBSCRIBE, channel)
+
+    def _tell(self, option: zmq.SocketOption, channel: str) -> None:
+        if not self._socket.closed:  # connections that end after it still unsubscribe
+            self._socket.setsockopt(option, channel.encode(errors="surrogateescape"))
+            self._check()
 
     def _parse(self, frames: Sequence[bytes]) -> Item:
         if len(frames) != 2:
             raise ItemError(f"message has {len(frames)} frames, not 2")
         topic, payload = frames
-        return parse_frame(payload, topic.decode(errors="surrogateescape") or None)
+        return parse_frame(payload, topic)
 
 
 def _bind(socket: "zmq.Socket[bytes]", option: str, spec: str, ipc_file_mode: int | None) -> None:

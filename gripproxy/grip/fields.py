@@ -1,4 +1,4 @@
-"""Values as Pushpin reads them out of JSON and headers: lenient numbers and base64, and its words for what is wrong."""
+"""Fields of JSON objects: read as leniently as Pushpin does, refused in its words."""
 
 import binascii
 import json
@@ -27,8 +27,8 @@ _LINE_BREAK = re.compile(rb"[\r\n\0]")
 def load_json(data: bytes) -> object:
     """The value of the JSON text `data`; strings in it are always valid Unicode.
 
-    As Pushpin does, a byte order mark is skipped, raw control characters may stand in strings (shells make them
-    of `\\n`), and half a surrogate pair becomes `?`. Raises ValueError.
+    As Pushpin does, a byte order mark is skipped, raw control characters may stand in strings
+    (shells make them of `\\n`), and half a surrogate pair becomes `?`. Raises ValueError.
     """
     try:
         return orjson.loads(data)
@@ -52,7 +52,7 @@ def decimal(text: str) -> int | None:
 
 
 def integer(value: object) -> int | None:
-    """`value` as a whole number: rounded, true is 1, text without a number is 0. None: not convertible."""
+    """`value` as a whole number, or None: fractions are rounded, text without a number is 0."""
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
@@ -63,7 +63,7 @@ def integer(value: object) -> int | None:
 
 
 def decode_base64(text: str) -> bytes:
-    """The bytes of `text`: whatever is not of the base64 alphabet is skipped, padding is optional."""
+    """The bytes of `text`; what is not of the base64 alphabet is skipped, padding is optional."""
     digits = text.encode("utf-8", "replace").translate(None, _NOT_BASE64)
     if len(digits) % 4 == 1:
         digits = digits[:-1]
@@ -71,7 +71,11 @@ def decode_base64(text: str) -> bytes:
 
 
 def number(
-    holder: Mapping[str, object], name: str, parent: str, error: type[GripProxyError], maximum: int = INTEGER_MAX
+    holder: Mapping[str, object],
+    name: str,
+    parent: str,
+    error: type[GripProxyError],
+    maximum: int = INTEGER_MAX,
 ) -> int:
     """The number `name` of `holder`, between 0 and `maximum`. Raises `error`."""
     value = integer(holder[name])
@@ -105,14 +109,14 @@ def meta(holder: Mapping[str, object], parent: str, error: type[GripProxyError])
         raise error(f"{parent} contains 'meta' with wrong type")
     for key in sorted(value):
         if not isinstance(value[key], str):
-            raise error(f"'meta' contains '{key}' with wrong type")
+            raise error(f"'meta' contains '{shown(key)}' with wrong type")
     return value
 
 
 def headers(
     holder: Mapping[str, object], parent: str, error: type[GripProxyError]
 ) -> tuple[tuple[bytes, bytes], ...]:
-    """The header fields of `holder`, whose `headers` is a list of pairs or an object, then sorted by name.
+    """The header fields of `holder`: `headers` is a list of pairs, or an object to sort by name.
 
     Raises `error`, also for fields that RFC 9110 §5 does not allow: they would inject others.
     """
@@ -120,7 +124,7 @@ def headers(
     if isinstance(value, dict):
         for key in sorted(value):
             if not isinstance(value[key], str):
-                raise error(f"headers contains '{key}' with wrong type")
+                raise error(f"headers contains '{shown(key)}' with wrong type")
         pairs = sorted(value.items())
     elif isinstance(value, list):
         pairs = [_pair(element, error) for element in value]
@@ -136,6 +140,11 @@ def headers(
 def encode(value: str) -> bytes:
     """The bytes of a string that came as UTF-8, or as other bytes kept by surrogateescape."""
     return value.encode("utf-8", "surrogateescape")
+
+
+def shown(value: str) -> str:
+    """`value` for a message: always valid Unicode."""
+    return value.encode("utf-8", "replace").decode()
 
 
 def _pair(element: object, error: type[GripProxyError]) -> tuple[str, str]:

@@ -1,7 +1,8 @@
 """List headers with parameters: `a; x=1, b; y="2, 3"`.
 
-Pushpin: elements are separated by commas outside double quotes. An element is its value, taken raw up to the first
-`;`, and parameters whose values may be quoted. An element with a quoted value that does not end is as if absent.
+Pushpin: elements are separated by commas outside double quotes. An element is its value, taken raw
+up to the first `;`, and parameters whose values may be quoted. An element with a quoted value that
+does not end is as if absent.
 """
 
 import re
@@ -24,7 +25,7 @@ class Element(NamedTuple):
 
 
 def split_list(values: Iterable[bytes]) -> list[bytes]:
-    """The trimmed pieces of all `values`; a comma at the end adds none, two in a row add an empty one."""
+    """The trimmed pieces of all `values`; a comma at the end adds none, two in a row add b""."""
     pieces: list[bytes] = []
     for value in values:
         start = 0
@@ -45,7 +46,7 @@ def parse_elements(values: Iterable[bytes]) -> list[Element]:
 
 
 def parse_element(piece: bytes) -> Element | None:
-    """The element in `piece`, whose commas separate nothing; None where a quoted value does not end."""
+    """The element in `piece`, commas and all; None where a quoted value does not end."""
     value, _, rest = piece.partition(b";")
     params = _parse_params(rest)
     return None if params is None else Element(value.strip(), params)
@@ -58,7 +59,7 @@ def parse_pairs(values: Iterable[bytes]) -> list[Params]:
 
 
 def get(element: Element, name: bytes) -> bytes | None:
-    """The value of the first parameter called `name` (lower case), however it is spelled, or None."""
+    """The value of the first parameter called `name` (lower case) in any spelling, or None."""
     for key, value in element.params:
         if key.lower() == name:
             return value

@@ -1,19 +1,18 @@
 """Tagged netstrings: the values that Pushpin's ZeroMQ sockets carry (`5:hello,`, `3:5:x,...]`).
 
-Strings are bytes, keys included. The size comes first, the type last: `,` string, `#` integer, `^` float,
-`!` boolean, `~` null, `]` list, `}` dictionary.
+Strings are bytes, keys included. The size comes first, the type last: `,` string, `#` integer, `^`
+float, `!` boolean, `~` null, `]` list, `}` dictionary.
 """
 
 import math
 import re
-from collections.abc import Mapping
 
 from gripproxy.errors import TnetstringError
 
 # Deeper values are refused: each level is a call.
 DEPTH_MAX = 64
 
-_SIZE = re.compile(rb"([0-9]{1,10}):")
+_SIZE_DIGITS = 10
 _INTEGER = re.compile(rb"-?[0-9]{1,19}")
 _FLOAT = re.compile(rb"[+-]?[0-9]{1,400}(?:\.[0-9]{0,400})?(?:[eE][+-]?[0-9]{1,4})?")
 _INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**63 - 1
@@ -28,7 +27,7 @@ def loads(data: bytes) -> object:
 
 
 def dumps(value: object) -> bytes:
-    """`value` as a tagged netstring; strings become UTF-8. Raises TnetstringError for what has no such form."""
+    """`value` as a tagged netstring, strings in UTF-8. Raises TnetstringError."""
     parts: list[bytes] = []
     _dump(value, parts, 0)
     parts.reverse()
@@ -37,25 +36,34 @@ def dumps(value: object) -> bytes:
 
 def _load(data: bytes, start: int, limit: int, depth: int) -> tuple[object, int]:
     """The value at `start`, which must end before `limit`, and the position after it."""
-    match = _SIZE.match(data, start, limit)
-    if match is None:
+    colon = data.find(b":", start, start + _SIZE_DIGITS + 1)
+    size = data[start:colon]
+    if colon < 0 or not size.isdigit():
         raise TnetstringError("no size")
-    start = match.end()
-    end = start + int(match[1])
+    start = colon + 1
+    end = start + int(size)
     if end >= limit:
         raise TnetstringError("cut short")
     kind = data[end]
     if kind == 0x2C:  # ,
         return data[start:end], end + 1
-    if kind == 0x7D or kind == 0x5D:  # } ]
-        if depth == DEPTH_MAX:
-            raise TnetstringError("nested too deeply")
-        items: list[object] = []
+    if kind != 0x7D and kind != 0x5D:  # } ]
+        return _scalar(data[start:end], kind), end + 1
+    if depth == DEPTH_MAX:
+        raise TnetstringError("nested too deeply")
+    if kind == 0x7D:
+        pairs: dict[bytes, object] = {}
         while start < end:
-            item, start = _load(data, start, end, depth + 1)
-            items.append(item)
-        return (_pair_up(items) if kind == 0x7D else items), end + 1
-    return _scalar(data[start:end], kind), end + 1
+            key, start = _load(data, start, end, depth + 1)
+            if not isinstance(key, bytes):
+                raise TnetstringError("key is not a string")
+            pairs[key], start = _load(data, start, end, depth + 1)
+        return pairs, end + 1
+    items: list[object] = []
+    while start < end:
+        item, start = _load(data, start, end, depth + 1)
+        items.append(item)
+    return items, end + 1
 
 
 def _scalar(content: bytes, kind: int) -> object:
@@ -84,21 +92,13 @@ def _scalar(content: bytes, kind: int) -> object:
     raise TnetstringError("unknown type")
 
 
-def _pair_up(items: list[object]) -> dict[bytes, object]:
-    if len(items) % 2:
-        raise TnetstringError("key without value")
-    result: dict[bytes, object] = {}
-    for key, value in zip(items[::2], items[1::2], strict=True):
-        if not isinstance(key, bytes):
-            raise TnetstringError("key is not a string")
-        result[key] = value
-    return result
-
-
 def _dump(value: object, parts: list[bytes], depth: int) -> int:
-    """Appends the pieces of `value` from its end to its start, so that sizes are known; returns their length."""
+    """Appends the pieces of `value`, the last first since sizes lead; returns their length."""
     if isinstance(value, str):
-        value = value.encode("utf-8", "surrogateescape")
+        try:
+            value = value.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise TnetstringError("string with half a surrogate pair") from error
     if isinstance(value, bytes):
         return _wrap(value, b",", parts)
     if value is None:
@@ -116,7 +116,7 @@ def _dump(value: object, parts: list[bytes], depth: int) -> int:
     if depth == DEPTH_MAX:
         raise TnetstringError("nested too deeply")
     size = 0
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         parts.append(b"}")
         for key in reversed(value):
             if not isinstance(key, bytes | str):

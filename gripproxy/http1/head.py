@@ -23,7 +23,9 @@ _TOKENISED = frozenset((b"GET", b"POST", b"HEAD", b"PUT", b"DELETE", b"OPTIONS",
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
 _CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
 _PATH_OR_QUERY = re.compile(rb"[/?]")
-_HOST = re.compile(rb"[!-.0-;=?-~]*|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?")
+_HOST = re.compile(
+    rb"(?:[0-9A-Za-z._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?"
+)  # RFC 9110 §7.2
 
 # The fields that decide how a message is framed and whether its connection lives on.
 _CONNECTION_FIELDS = frozenset(

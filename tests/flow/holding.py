@@ -86,6 +86,7 @@ class Stage(NamedTuple):
         body: bytes | None = None,
         version: str = "HTTP/1.1",
         count: int = 1,
+        receive_buffer: int | None = None,
     ) -> AsyncIterator[Client]:
         """A client whose request the backend answers by a hold, once every channel is subscribed.
 
@@ -159,10 +160,14 @@ def visible(r: Response) -> list[tuple[str, str]]:
 async def open_stage(*conditions: str, **settings: Any) -> AsyncIterator[Stage]:
     """Start a backend and a proxy with one route to it for each condition.
 
-    `settings` go to `start_proxy`.
+    What follows ` -> ` in a condition becomes parameters of the target. `settings` go to
+    `start_proxy`.
     """
     async with start_backend() as backend:
-        routes = [f"{condition} {backend.address}" for condition in conditions]
+        routes = []
+        for condition in conditions:
+            before, _, parameters = condition.partition(" -> ")
+            routes.append(",".join(filter(None, [f"{before} {backend.address}", parameters])))
         async with start_proxy(routes, **settings) as proxy:
             stage = Stage(backend, proxy)
             if PUSHPIN:

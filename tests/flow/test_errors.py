@@ -25,7 +25,9 @@ class Stage:
         self.backend.on(path, raw)
         self.backend.on("/debug" + path, raw)
 
-    async def both(self, path: str, method: str = "GET", body: bytes | None = None) -> list[Response]:
+    async def both(
+        self, path: str, method: str = "GET", body: bytes | None = None
+    ) -> list[Response]:
         port = self.proxy.port
         return [await fetch(port, method, prefix + path, body=body) for prefix in ("", "/debug")]
 
@@ -65,13 +67,18 @@ def check_both(rs: list[Response], text: str, explained: str) -> None:
     check(rs[1], 502, "Bad Gateway", explained)
 
 
-# -- 502 ---------------------------------------------------------------------------------------------
+# -- 502 -----------------------------------------------------------------------
 
 
 @shared
 async def test_no_route(stage: Stage) -> None:
     r = await get(stage.proxy.port, "/", host="known.example")
-    check(r, 502, "Bad Gateway", "No route for host: known.example\n" if PUSHPIN else "Route not found\n")
+    check(
+        r,
+        502,
+        "Bad Gateway",
+        "No route for host: known.example\n" if PUSHPIN else "Route not found\n",
+    )
 
 
 @shared
@@ -96,7 +103,8 @@ async def test_instruct_that_cannot_be_understood(stage: Stage) -> None:
     check_both(
         await stage.both("/odd"),
         FAILED,
-        "Failed to parse accept instructions: Grip-Hold must be set to either 'response' or 'stream'\n",
+        "Failed to parse accept instructions: "
+        "Grip-Hold must be set to either 'response' or 'stream'\n",
     )
 
 
@@ -112,7 +120,9 @@ async def test_instruct_that_is_too_large(stage: Stage) -> None:
 
 @shared
 async def test_response_hold_that_is_too_large(stage: Stage) -> None:
-    stage.on("/large", response(200, {"Grip-Hold": "response", "Grip-Channel": "x"}, bytes(100_001)))
+    stage.on(
+        "/large", response(200, {"Grip-Hold": "response", "Grip-Channel": "x"}, bytes(100_001))
+    )
     check_both(
         await stage.both("/large"),
         FAILED,
@@ -160,13 +170,19 @@ async def test_debug_can_be_set_for_all_routes() -> None:
         assert r.text == f"Unable to connect to any targets. Tried: 127.0.0.1:{nobody}\n"
 
 
-# -- errors after the head was sent ---------------------------------------------------------------------
+# -- errors after the head was sent --------------------------------------------
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
-async def test_error_within_a_body_is_not_hidden_on_a_debug_route_either(stage: Stage, framing: str) -> None:
+async def test_error_within_a_body_is_not_hidden_on_a_debug_route_either(
+    stage: Stage, framing: str
+) -> None:
     async def cut(ex: Exchange) -> None:
-        head = b"Content-Length: 100\r\n\r\npart" if framing == "length" else b"Transfer-Encoding: chunked\r\n\r\n4\r\npart\r\n"
+        head = (
+            b"Content-Length: 100\r\n\r\npart"
+            if framing == "length"
+            else b"Transfer-Encoding: chunked\r\n\r\n4\r\npart\r\n"
+        )
         await ex.write(b"HTTP/1.1 200 OK\r\n" + head)
         ex.close()
 

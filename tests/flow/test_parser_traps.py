@@ -1,4 +1,4 @@
-"""Requests that are malformed, oversized or made to smuggle another: 400, and not a byte goes to the backend."""
+"""Requests that are malformed, oversized or smuggle another: 400, and nothing is forwarded."""
 
 from collections.abc import AsyncIterator
 
@@ -34,7 +34,7 @@ def post(fields: bytes, body: bytes = b"", version: bytes = b"1.1") -> bytes:
 
 
 async def refused(stage: Stage, raw: bytes, status: int = 400) -> Response:
-    """Send `raw`, check that it is refused, that the connection ends and that the backend saw nothing."""
+    """Send `raw`: it must be refused, the connection end, and the backend see nothing."""
     backend, proxy = stage
     async with connect(proxy.port) as c:
         await c.send(raw)
@@ -46,7 +46,7 @@ async def refused(stage: Stage, raw: bytes, status: int = 400) -> Response:
     return r
 
 
-# -- smuggling ---------------------------------------------------------------------------------------
+# -- smuggling -----------------------------------------------------------------
 
 FRAMING = {
     "length and chunked": post(b"Content-Length: 5\r\n" + CHUNKED, b"0\r\n\r\n" + SMUGGLED),
@@ -124,7 +124,7 @@ async def test_endless_trailers_are_refused(stage: Stage) -> None:
     await refused(stage, post(CHUNKED, b"0\r\n" + b"X-A: 1\r\n" * 10_000))
 
 
-# -- malformed heads -------------------------------------------------------------------------------------
+# -- malformed heads -----------------------------------------------------------
 
 HEADS = {
     "garbage": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
@@ -155,7 +155,9 @@ async def test_malformed_head_is_refused_with_its_reason(stage: Stage, raw: byte
     assert r.text.endswith("\n")
 
 
-@pytest.mark.parametrize("version", ["HTTP/2.0", "HTTP/1.2", "HTTP/0.9", "HTTP/1.10", "http/1.1", "HTCPCP/1.0"])
+@pytest.mark.parametrize(
+    "version", ["HTTP/2.0", "HTTP/1.2", "HTTP/0.9", "HTTP/1.10", "http/1.1", "HTCPCP/1.0"]
+)
 async def test_other_version_is_refused(stage: Stage, version: str) -> None:
     await refused(stage, f"GET / {version}\r\nHost: a\r\n\r\n".encode())
 
@@ -190,7 +192,7 @@ async def test_a_second_request_is_never_made_of_a_body(stage: Stage, raw: bytes
     assert "/smuggled" not in [r.target for r in backend.requests]
 
 
-# -- bounds ---------------------------------------------------------------------------------------------
+# -- bounds --------------------------------------------------------------------
 
 
 def head_of(size: int) -> bytes:
@@ -275,10 +277,12 @@ async def test_thousand_pipelined_requests_are_answered_in_order(stage: Stage) -
     backend.on("*", lambda ex: response(200, {}, ex.request.target.encode()))
     async with connect(proxy.port) as c:
         await c.send(b"".join(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % n for n in range(1000)))
-        assert [(await c.read_response()).body for _ in range(1000)] == [b"/%d" % n for n in range(1000)]
+        assert [(await c.read_response()).body for _ in range(1000)] == [
+            b"/%d" % n for n in range(1000)
+        ]
 
 
-# -- traps of parsers -------------------------------------------------------------------------------------
+# -- traps of parsers ----------------------------------------------------------
 
 
 @shared
@@ -289,7 +293,9 @@ async def test_post_that_offers_h2c_keeps_its_body(stage: Stage, connection: byt
         for _ in range(2):
             await c.send(
                 post(
-                    b"Connection: " + connection + b"\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nContent-Length: 8\r\n",
+                    b"Connection: "
+                    + connection
+                    + b"\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nContent-Length: 8\r\n",
                     b"the body",
                 )
             )
@@ -300,7 +306,9 @@ async def test_post_that_offers_h2c_keeps_its_body(stage: Stage, connection: byt
 async def test_switch_of_protocols_that_the_backend_makes_up_is_no_answer(stage: Stage) -> None:
     backend, proxy = stage
 
-    backend.on("/switch", b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n")
+    backend.on(
+        "/switch", b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"
+    )
     async with connect(proxy.port) as c:
         r = await c.request("GET", "/switch", {"Upgrade": "x", "Connection": "Upgrade"})
         assert r.status == 502
@@ -308,7 +316,11 @@ async def test_switch_of_protocols_that_the_backend_makes_up_is_no_answer(stage:
 
 async def test_backend_framing_that_contradicts_itself_is_not_passed_on(stage: Stage) -> None:
     backend, proxy = stage
-    backend.on("/both", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+    backend.on(
+        "/both",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"3\r\nabc\r\n0\r\n\r\n",
+    )
     async with connect(proxy.port) as c:
         r = await c.request("GET", "/both")
         assert (r.status, r.body) in ((200, b"abc"), (502, b"Error while proxying to origin.\n"))
@@ -354,4 +366,6 @@ async def test_connect_is_not_proxied(stage: Stage) -> None:
 
 
 async def test_websocket_handshake_without_a_key_is_refused(stage: Stage) -> None:
-    await refused(stage, b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+    await refused(
+        stage, b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+    )

@@ -49,7 +49,7 @@ def stage(running: Stage) -> Stage:
     return running
 
 
-# -- reuse ------------------------------------------------------------------------------------------
+# -- reuse ---------------------------------------------------------------------
 
 
 @shared
@@ -65,7 +65,9 @@ async def test_connection_to_the_backend_serves_request_after_request(stage: Sta
     response(200, {}, b"x", length=False),
     response(200, {}, b"x", version="HTTP/1.0"),
 ], ids=["close", "no length", "http 1.0"])  # fmt: skip
-async def test_connection_that_the_backend_will_close_is_not_used_again(stage: Stage, raw: bytes) -> None:
+async def test_connection_that_the_backend_will_close_is_not_used_again(
+    stage: Stage, raw: bytes
+) -> None:
     async def answer_and_wait(ex: Exchange) -> None:
         await ex.write(raw)
         if b"Length" in raw:
@@ -154,7 +156,7 @@ async def test_new_connection_that_dies_without_a_byte_is_a_502(stage: Stage) ->
     assert stage.second.requests == []
 
 
-# -- failover -----------------------------------------------------------------------------------------------
+# -- failover ------------------------------------------------------------------
 
 
 @shared
@@ -194,7 +196,9 @@ async def test_error_status_is_an_answer_like_any_other(stage: Stage, raw: bytes
 
 
 @shared
-async def test_malformed_response_is_a_502_and_no_reason_to_try_another_target(stage: Stage) -> None:
+async def test_malformed_response_is_a_502_and_no_reason_to_try_another_target(
+    stage: Stage,
+) -> None:
     stage.backend.on("/both", lambda ex: b"this is not http\r\n\r\n")
     r = await get(stage.proxy.port, "/both")
     assert (r.status, r.body) == (502, FAILED)
@@ -214,7 +218,7 @@ async def test_every_address_of_a_name_is_tried(stage: Stage) -> None:
     assert (await get(stage.proxy.port, "/localhost")).body == b"first"
 
 
-# -- limits in time --------------------------------------------------------------------------------------------
+# -- limits in time ------------------------------------------------------------
 
 
 @contextmanager
@@ -270,7 +274,9 @@ async def test_backend_that_does_not_answer_in_time_is_a_502() -> None:
         # the wait counts from the end of the request: a slow client is not the backend's fault
         backend.on("/echo", lambda ex: response(200, {}, b"echo"))
         async with connect(proxy.port) as c:
-            await c.send(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 20001\r\n\r\n" + bytes(20_000))
+            await c.send(
+                b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 20001\r\n\r\n" + bytes(20_000)
+            )
             assert await c.is_silent(0.6)
             await c.send(b"x")
             assert (await c.read_response()).body == b"echo"
@@ -305,7 +311,7 @@ async def test_idle_connections_are_closed_after_their_time() -> None:
         await backend.wait_connections(0)
 
 
-# -- limits in number ----------------------------------------------------------------------------------------------
+# -- limits in number ----------------------------------------------------------
 
 
 class Gate:
@@ -383,6 +389,7 @@ async def test_client_that_leaves_the_queue_leaves_its_place() -> None:
             await c.send(b"GET /gate HTTP/1.1\r\nHost: a\r\n\r\n")
             # the queue has one place: this answer tells that it is taken
             assert (await get(proxy.port, "/gate")).status in (502, 503)
+        await proxy.wait_log(r"GET http://a/gate .*error$")
         patient = tasks.create_task(get(proxy.port, "/gate"))
         gate.open(2)
         assert (await first).body == b"through"

@@ -1,4 +1,4 @@
-"""Bodies in both directions: streamed, whole, at the pace of the slower side, and visibly cut when cut."""
+"""Bodies both ways: streamed, whole, at the pace of the slower side, visibly cut when cut."""
 
 import asyncio
 import hashlib
@@ -38,15 +38,19 @@ def stage(running: Stage) -> Stage:
     return running
 
 
-# -- streaming ----------------------------------------------------------------------------------------
+# -- streaming -----------------------------------------------------------------
 
 
 @shared
-async def test_backend_is_contacted_when_ten_thousand_bytes_of_the_body_are_there(stage: Stage) -> None:
+async def test_backend_is_contacted_when_ten_thousand_bytes_of_the_body_are_there(
+    stage: Stage,
+) -> None:
     backend, proxy = stage
     backend.on("/upload", lambda ex: response(), stream=True)
     async with connect(proxy.port) as c:
-        await c.send(b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\n\r\n" + bytes(9990))
+        await c.send(
+            b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\n\r\n" + bytes(9990)
+        )
         # by the time that a later request is through, the first would be too
         assert (await get(proxy.port, "/hello")).status == 200
         assert [r.target for r in backend.requests] == ["/hello"]
@@ -81,7 +85,10 @@ async def test_request_body_is_streamed(stage: Stage) -> None:
         await c.send(b"0\r\n\r\n")
         assert (await c.read_response()).body == b"done"
     request = await backend.next_request()
-    assert (request.header("transfer-encoding"), request.header("content-length")) == ("chunked", None)
+    assert (request.header("transfer-encoding"), request.header("content-length")) == (
+        "chunked",
+        None,
+    )
 
 
 @shared
@@ -90,7 +97,10 @@ async def test_streamed_body_of_known_length_keeps_its_length(stage: Stage) -> N
     backend.on("/upload", lambda ex: response(200, {}, b"%d" % len(ex.request.body)))
     assert (await fetch(proxy.port, "POST", "/upload", body=bytes(300_000))).body == b"300000"
     request = await backend.next_request()
-    assert (request.header("content-length"), request.header("transfer-encoding")) == ("300000", None)
+    assert (request.header("content-length"), request.header("transfer-encoding")) == (
+        "300000",
+        None,
+    )
 
 
 @shared
@@ -102,7 +112,9 @@ async def test_body_of_any_size_and_framing_arrives_unchanged(stage: Stage, fram
         data = rng.randbytes(size)
         cuts = sorted(rng.randrange(size + 1) for _ in range(20))
         pieces = [p for a, b in zip([0, *cuts], [*cuts, size], strict=True) if (p := data[a:b])]
-        raw = response(200, {}, pieces if framing == "chunked" else data, length=framing == "length")
+        raw = response(
+            200, {}, pieces if framing == "chunked" else data, length=framing == "length"
+        )
         backend.on("/data", raw)
         r = await get(proxy.port, "/data")
         assert hashlib.sha1(r.body).digest() == hashlib.sha1(data).digest()
@@ -111,7 +123,9 @@ async def test_body_of_any_size_and_framing_arrives_unchanged(stage: Stage, fram
 @shared
 async def test_trailers_of_a_response_are_not_header_fields(stage: Stage) -> None:
     backend, proxy = stage
-    raw = response(200, {"Trailer": "X-Sum"}, [b"abc"], trailers={"X-Sum": "1", "Content-Length": "9"})
+    raw = response(
+        200, {"Trailer": "X-Sum"}, [b"abc"], trailers={"X-Sum": "1", "Content-Length": "9"}
+    )
     backend.on("/trailers", raw)
     async with connect(proxy.port) as c:
         r = await c.request("GET", "/trailers")
@@ -130,10 +144,14 @@ async def test_trailers_of_a_request_are_not_header_fields(stage: Stage) -> None
         assert (await c.read_response()).body == b"hello\n"
         assert (await c.request("GET", "/hello")).body == b"hello\n"
     request = await backend.next_request()
-    assert (request.body, request.header("x-sum"), request.header("grip-last")) == (b"abc", None, None)
+    assert (request.body, request.header("x-sum"), request.header("grip-last")) == (
+        b"abc",
+        None,
+        None,
+    )
 
 
-# -- the pace of the slower side ------------------------------------------------------------------------
+# -- the pace of the slower side -----------------------------------------------
 
 
 async def send_until_stalled(send: "asyncio.Queue[int]", total: int) -> int:
@@ -208,7 +226,7 @@ async def test_upload_goes_at_the_pace_of_the_backend(stage: Stage) -> None:
     assert proxy.peak_memory() - before < GROWTH_KIB
 
 
-# -- cut short ---------------------------------------------------------------------------------------------
+# -- cut short -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
@@ -223,7 +241,9 @@ async def test_response_that_the_backend_cuts_is_cut_for_the_client(
         if framing == "length":
             await ex.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart")
         else:
-            await ex.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(b"part"))
+            await ex.write(
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(b"part")
+            )
         await go_on.wait()
         (ex.close if how == "close" else ex.abort)()
 
@@ -274,7 +294,9 @@ async def test_request_that_the_client_cuts_is_cut_for_the_backend(stage: Stage)
 
     backend.on("/upload", read, stream=True)
     async with connect(proxy.port) as c:
-        await c.send(b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 50000\r\n\r\n" + bytes(20_000))
+        await c.send(
+            b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 50000\r\n\r\n" + bytes(20_000)
+        )
         await backend.next_request()
     async with asyncio.timeout(5):
         await cut.wait()

@@ -16,8 +16,9 @@ ADDED = {"grip-sig", "grip-feature"}
 # the HTTP client of Pushpin 1.36 puts these of its own before the client's
 OF_THE_CLIENT_LIBRARY = {("Accept", "*/*"), ("Accept-Encoding", "deflate, gzip, br, zstd")}
 FEATURES = (
-    "status, session, link:next, link:gone, filter:skip-self, filter:skip-users, filter:require-sub, "
-    "filter:build-id, filter:var-subst, filter:http-check, filter:http-modify"
+    "status, session, link:next, link:gone, "
+    "filter:skip-self, filter:skip-users, filter:require-sub, filter:build-id, "
+    "filter:var-subst, filter:http-check, filter:http-modify"
 )
 
 
@@ -48,7 +49,9 @@ def stage(running: Stage) -> Stage:
     return running
 
 
-async def forwarded(stage: Stage, target: str, fields: Fields = (), host: str | None = "h") -> Request:
+async def forwarded(
+    stage: Stage, target: str, fields: Fields = (), host: str | None = "h"
+) -> Request:
     """What the backend received of a GET."""
     backend, proxy = stage
     assert (await get(proxy.port, target, fields, host)).body == b"ok"
@@ -64,7 +67,7 @@ def ordinary(request: Request) -> list[tuple[str, str]]:
     ]
 
 
-# -- request line and Host -----------------------------------------------------------------------------
+# -- request line and Host -----------------------------------------------------
 
 
 @shared
@@ -125,12 +128,19 @@ async def test_rewritten_path_always_starts_with_a_slash(stage: Stage) -> None:
     assert (await forwarded(stage, "/bare/x")).target == "/with/x"
 
 
-# -- fields ----------------------------------------------------------------------------------------------
+# -- fields --------------------------------------------------------------------
 
 
 @shared
 async def test_fields_keep_order_and_spelling(stage: Stage) -> None:
-    fields = [("X-b", "1"), ("uSER-aGENT", "me"), ("X-A", "2"), ("Cookie", "a=1"), ("X-b", "3"), ("Cookie", "b=2")]
+    fields = [
+        ("X-b", "1"),
+        ("uSER-aGENT", "me"),
+        ("X-A", "2"),
+        ("Cookie", "a=1"),
+        ("X-b", "3"),
+        ("Cookie", "b=2"),
+    ]
     assert ordinary(await forwarded(stage, "/", fields))[1:] == fields
 
 
@@ -155,7 +165,11 @@ async def test_fields_of_the_connection_are_removed_and_no_others(stage: Stage) 
 
 
 async def test_nothing_is_added_beyond_the_rules(stage: Stage) -> None:
-    assert [n for n, _ in (await forwarded(stage, "/")).headers] == ["Host", "Grip-Sig", "Grip-Feature"]
+    assert [n for n, _ in (await forwarded(stage, "/")).headers] == [
+        "Host",
+        "Grip-Sig",
+        "Grip-Feature",
+    ]
 
 
 async def test_fields_of_a_client_that_are_empty_are_kept(stage: Stage) -> None:
@@ -169,7 +183,9 @@ async def test_bytes_beyond_ascii_in_a_value_pass_unchanged(stage: Stage) -> Non
 
 @shared
 async def test_route_replaces_adds_and_removes_fields(stage: Stage) -> None:
-    request = await forwarded(stage, "/fields", {"User-Agent": "mine", "X-Gone": "1", "X-Kept": "2"})
+    request = await forwarded(
+        stage, "/fields", {"User-Agent": "mine", "X-Gone": "1", "X-Kept": "2"}
+    )
     assert request.header("user-agent") == "replaced"
     assert request.header("x-new") == "1"
     assert request.header("x-gone") is None
@@ -188,9 +204,18 @@ async def test_fields_that_a_route_adds_come_in_reverse_order(stage: Stage) -> N
 
 @shared
 async def test_client_cannot_send_grip_fields(stage: Stage) -> None:
-    fields = {"Grip-Sig": "forged", "gRIP-Last": "x; last-id=1", "Grip-Anything": "1", "X-Grip": "2"}
+    fields = {
+        "Grip-Sig": "forged",
+        "gRIP-Last": "x; last-id=1",
+        "Grip-Anything": "1",
+        "X-Grip": "2",
+    }
     request = await forwarded(stage, "/", fields)
-    assert [n.lower() for n in request.names if "grip" in n.lower()] == ["x-grip", "grip-sig", "grip-feature"]
+    assert [n.lower() for n in request.names if "grip" in n.lower()] == [
+        "x-grip",
+        "grip-sig",
+        "grip-feature",
+    ]
     assert request.header("grip-sig") != "forged"
 
 
@@ -201,7 +226,9 @@ async def test_features_are_announced(stage: Stage) -> None:
 @shared
 async def test_marked_copies_of_the_original_fields(stage: Stage) -> None:
     mark = "eb9bf0f5-"
-    request = await forwarded(stage, "/orig", {"X-A": "1", "Accept-Encoding": "br", mark + "X-B": "2"})
+    request = await forwarded(
+        stage, "/orig", {"X-A": "1", "Accept-Encoding": "br", mark + "X-B": "2"}
+    )
     copies = [(n, v) for n, v in request.headers if n.startswith(mark)]
     assert (mark + "Host", "h") in copies
     assert (mark + "X-A", "1") in copies
@@ -217,7 +244,7 @@ async def test_marked_fields_are_removed_without_orig_headers(stage: Stage) -> N
     assert [n for n in request.names if n.lower().startswith("eb9bf0f5")] == []
 
 
-# -- X-Forwarded-For and -Proto --------------------------------------------------------------------------
+# -- X-Forwarded-For and -Proto ------------------------------------------------
 
 
 @shared
@@ -247,7 +274,9 @@ async def test_forwarded_for_follows_the_rule(rule: str, seen: str | None) -> No
 async def test_quoted_rule_for_forwarded_for_is_understood() -> None:
     async with (
         start_backend() as backend,
-        start_proxy(f"* {backend.address}", proxy={"x_forwarded_for": '"truncate:0,append"'}) as proxy,
+        start_proxy(
+            f"* {backend.address}", proxy={"x_forwarded_for": '"truncate:0,append"'}
+        ) as proxy,
     ):
         backend.on("*", response(200, {}, b"ok"))
         await get(proxy.port, "/", {"X-Forwarded-For": "1.1.1.1"})
@@ -256,13 +285,20 @@ async def test_quoted_rule_for_forwarded_for_is_understood() -> None:
 
 @shared
 async def test_forwarded_proto_passes_where_no_setting_is_active(stage: Stage) -> None:
-    request = await forwarded(stage, "/", {"X-Forwarded-Proto": "https", "X-Forwarded-Protocol": "y"})
-    assert (request.header("x-forwarded-proto"), request.header("x-forwarded-protocol")) == ("https", "y")
+    request = await forwarded(
+        stage, "/", {"X-Forwarded-Proto": "https", "X-Forwarded-Protocol": "y"}
+    )
+    assert (request.header("x-forwarded-proto"), request.header("x-forwarded-protocol")) == (
+        "https",
+        "y",
+    )
 
 
 @shared
 @pytest.mark.parametrize("setting", ["proto-only", "true"])
-async def test_forwarded_proto_of_a_client_is_removed_where_a_setting_is_active(setting: str) -> None:
+async def test_forwarded_proto_of_a_client_is_removed_where_a_setting_is_active(
+    setting: str,
+) -> None:
     async with (
         start_backend() as backend,
         start_proxy(f"* {backend.address}", proxy={"set_x_forwarded_protocol": setting}) as proxy,
@@ -270,10 +306,13 @@ async def test_forwarded_proto_of_a_client_is_removed_where_a_setting_is_active(
         backend.on("*", response(200, {}, b"ok"))
         await get(proxy.port, "/", {"X-Forwarded-Proto": "https", "X-Forwarded-Protocol": "https"})
         request = await backend.next_request()
-        assert (request.header("x-forwarded-proto"), request.header("x-forwarded-protocol")) == (None, None)
+        assert (request.header("x-forwarded-proto"), request.header("x-forwarded-protocol")) == (
+            None,
+            None,
+        )
 
 
-# -- other settings ------------------------------------------------------------------------------------------
+# -- other settings ------------------------------------------------------------
 
 
 @shared
@@ -285,7 +324,9 @@ async def test_accepted_forwarded_proto_selects_the_tls_routes() -> None:
             secure.on("*", response(200, {}, b"secure"))
             assert (await get(proxy.port)).body == b"plain"
             assert (await get(proxy.port, headers={"X-Forwarded-Proto": "https"})).body == b"secure"
-            assert (await get(proxy.port, headers={"X-Forwarded-Protocol": "https"})).body == b"secure"
+            assert (
+                await get(proxy.port, headers={"X-Forwarded-Protocol": "https"})
+            ).body == b"secure"
             assert (await get(proxy.port, headers={"X-Forwarded-Proto": "http"})).body == b"plain"
             assert (await get(proxy.port, headers={"X-Forwarded-Proto": "HTTPS"})).body == b"plain"
 
@@ -320,7 +361,7 @@ async def test_pushpin_route_is_an_ordinary_field_unless_accepted(stage: Stage) 
     assert (await forwarded(stage, "/", {"Pushpin-Route": "x"})).header("pushpin-route") == "x"
 
 
-# -- framing of the body towards the backend --------------------------------------------------------------------
+# -- framing of the body towards the backend -----------------------------------
 
 
 @shared
@@ -348,7 +389,9 @@ async def test_body_is_forwarded_with_its_length(stage: Stage) -> None:
 async def test_chunked_body_that_came_whole_gets_a_length(stage: Stage) -> None:
     backend, proxy = stage
     async with connect(proxy.port) as c:
-        await c.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+        await c.send(
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+        )
         await c.read_response()
     request = await backend.next_request()
     assert (request.header("content-length"), request.header("transfer-encoding")) == ("3", None)

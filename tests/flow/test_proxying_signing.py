@@ -59,7 +59,11 @@ async def running() -> AsyncIterator[Stage]:
             "keys/rsa.pem": rsa_key().private,
             "hex.key": b"secret of bytes".hex() + "\n",
         }
-        settings = {"sig_key": "changeme", "upstream_key": UPSTREAM, "x_forwarded_for": "truncate:0,append"}
+        settings = {
+            "sig_key": "changeme",
+            "upstream_key": UPSTREAM,
+            "x_forwarded_for": "truncate:0,append",
+        }
         settings["x_forwarded_for_trusted"] = "append"
         async with start_proxy(routes, proxy=settings, files=files) as proxy:
             yield backend, proxy
@@ -78,7 +82,7 @@ async def forwarded(stage: Stage, path: str, fields: Mapping[str, str] | None = 
     return await backend.next_request()
 
 
-# -- signing -----------------------------------------------------------------------------------------
+# -- signing -------------------------------------------------------------------
 
 
 @shared
@@ -142,7 +146,7 @@ async def test_key_file_of_the_config_is_found_beside_the_config() -> None:
         assert verified(request, ec_key().public, "ES256")["iss"] == "someone"
 
 
-# -- no_grip -------------------------------------------------------------------------------------------
+# -- no_grip -------------------------------------------------------------------
 
 
 @shared
@@ -159,7 +163,7 @@ async def test_route_without_grip_shows_instructions_to_the_client(stage: Stage)
     assert (r.header("grip-hold"), r.header("grip-channel"), r.body) == ("stream", "x", b"body")
 
 
-# -- trust ----------------------------------------------------------------------------------------------
+# -- trust ---------------------------------------------------------------------
 
 
 @shared
@@ -178,7 +182,9 @@ async def test_trusted_request_follows_the_trusted_rule_for_forwarded_for(stage:
 
 
 @shared
-async def test_instructions_for_a_trusted_request_are_left_to_the_proxy_in_front(stage: Stage) -> None:
+async def test_instructions_for_a_trusted_request_are_left_to_the_proxy_in_front(
+    stage: Stage,
+) -> None:
     backend, proxy = stage
     backend.on("/hold", response(200, {"Grip-Hold": "stream", "Grip-Channel": "x"}, b"body"))
     r = await get(proxy.port, "/hold", {"Grip-Sig": token()})
@@ -194,7 +200,9 @@ async def test_instructions_for_a_trusted_request_are_left_to_the_proxy_in_front
     "",
     "not.a.token",
 ], ids=["other key", "expired", "no exp", "unsigned", "empty", "garbage"])  # fmt: skip
-async def test_request_with_any_other_signature_is_not_trusted(stage: Stage, signature: str) -> None:
+async def test_request_with_any_other_signature_is_not_trusted(
+    stage: Stage, signature: str
+) -> None:
     request = await forwarded(stage, "/", {"Grip-Sig": signature, "Grip-Last": "x; last-id=1"})
     assert request.header("grip-last") is None
     assert verified(request, "changeme")["iss"] == "pushpin"
@@ -218,7 +226,9 @@ async def test_trust_by_a_public_key_accepts_its_algorithm_alone(key: Any) -> No
     ):
         backend.on("*", response(200, {}, b"ok"))
         stage = backend, proxy
-        request = await forwarded(stage, "/", {"Grip-Sig": token(key.private, algorithm), "Grip-A": "1"})
+        request = await forwarded(
+            stage, "/", {"Grip-Sig": token(key.private, algorithm), "Grip-A": "1"}
+        )
         assert request.header("grip-a") == "1"
         # the public key is no secret: it must not serve as one
         forged = _hs256(key.public)
@@ -228,6 +238,7 @@ async def test_trust_by_a_public_key_accepts_its_algorithm_alone(key: Any) -> No
 
 def _hs256(key: bytes) -> str:
     """A token signed with a PEM text as HMAC secret, which PyJWT itself refuses to make."""
+
     def part(data: bytes) -> bytes:
         return base64.urlsafe_b64encode(data).rstrip(b"=")
 

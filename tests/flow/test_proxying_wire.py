@@ -1,4 +1,4 @@
-"""What a client sees on its connection: versions, persistence, framing, pipelining, interim responses."""
+"""What a client sees on its connection: versions, persistence, framing, pipelining, 1xx."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ def stage(running: Stage) -> Stage:
     return running
 
 
-# -- versions and persistence ----------------------------------------------------------------------
+# -- versions and persistence --------------------------------------------------
 
 
 @shared
@@ -93,13 +93,14 @@ async def test_empty_lines_before_a_request_are_skipped(stage: Stage) -> None:
 @shared
 async def test_request_may_arrive_in_single_bytes(stage: Stage) -> None:
     async with connect(stage[1].port) as c:
-        for byte in b"POST /hello HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n":
+        head = b"POST /hello HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        for byte in head + b"3\r\nabc\r\n0\r\n\r\n":
             await c.send(bytes([byte]))
         assert (await c.read_response()).body == b"hello\n"
     assert (await stage[0].next_request()).body == b"abc"
 
 
-# -- framing ---------------------------------------------------------------------------------------
+# -- framing -------------------------------------------------------------------
 
 
 @shared
@@ -128,7 +129,6 @@ async def test_chunked_body_that_came_whole_gets_a_content_length(stage: Stage) 
     backend.on("/whole", response(200, {}, [b"hel", b"lo\n"]))
     r = await get(proxy.port, "/whole")
     assert (r.framing, r.header("content-length"), r.body) == ("length", "6", b"hello\n")
-
 
 
 @shared
@@ -202,7 +202,9 @@ async def test_http_1_0_keep_alive_ends_where_only_closing_can_end_the_body(stag
 
 @shared
 @pytest.mark.parametrize("status", [204, 304])
-async def test_bodiless_status_has_neither_body_nor_content_length(stage: Stage, status: int) -> None:
+async def test_bodiless_status_has_neither_body_nor_content_length(
+    stage: Stage, status: int
+) -> None:
     backend, proxy = stage
     backend.on("/none", response(status, {"X-A": "1"}))
     async with connect(proxy.port) as c:
@@ -242,13 +244,19 @@ async def test_error_to_head_has_no_body(stage: Stage) -> None:
         assert (await c.request("GET", "/hello")).body == b"hello\n"
 
 
-# -- header fields of responses ----------------------------------------------------------------------
+# -- header fields of responses ------------------------------------------------
 
 
 @shared
 async def test_response_fields_keep_order_and_spelling_and_none_is_added(stage: Stage) -> None:
     backend, proxy = stage
-    fields = [("sErVer", "x"), ("Set-Cookie", "a=1"), ("X-B", "2"), ("Set-Cookie", "b=2"), ("ETag", '"1"')]
+    fields = [
+        ("sErVer", "x"),
+        ("Set-Cookie", "a=1"),
+        ("X-B", "2"),
+        ("Set-Cookie", "b=2"),
+        ("ETag", '"1"'),
+    ]
     backend.on("/fields", response(200, fields, b"x"))
     r = await get(proxy.port, "/fields")
     assert [f for f in r.headers if f[0] != "Content-Length"] == fields
@@ -283,14 +291,16 @@ async def test_status_and_reason_of_the_backend_are_kept(
 @shared
 async def test_interim_response_of_the_backend_does_not_end_the_exchange(stage: Stage) -> None:
     backend, proxy = stage
-    backend.on("/hints", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + response(200, {}, b"final"))
+    backend.on(
+        "/hints", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + response(200, {}, b"final")
+    )
     async with connect(proxy.port) as c:
         r = await c.request("GET", "/hints")
         assert (r.status, r.body) == (200, b"final")
         assert (await c.request("GET", "/hello")).body == b"hello\n"
 
 
-# -- pipelining and going away ------------------------------------------------------------------------
+# -- pipelining and going away -------------------------------------------------
 
 
 @shared
@@ -312,7 +322,11 @@ async def test_pipelined_requests_are_answered_in_order(stage: Stage) -> None:
         )
         assert (await backend.next_request()).target == "/slow"
         go_on.set()
-        assert [(await c.read_response()).body for _ in range(3)] == [b"slow", b"got xy", b"hello\n"]
+        assert [(await c.read_response()).body for _ in range(3)] == [
+            b"slow",
+            b"got xy",
+            b"hello\n",
+        ]
 
 
 @shared
@@ -339,14 +353,18 @@ async def test_backend_request_is_cancelled_when_the_client_goes(stage: Stage, h
         await cancelled.wait()
 
 
-# -- Expect: 100-continue -----------------------------------------------------------------------------
+# -- Expect: 100-continue ------------------------------------------------------
 
 
 @shared
-async def test_expecting_client_is_told_to_go_on_before_the_backend_is_contacted(stage: Stage) -> None:
+async def test_expecting_client_is_told_to_go_on_before_the_backend_is_contacted(
+    stage: Stage,
+) -> None:
     backend, proxy = stage
     async with connect(proxy.port) as c:
-        await c.send(b"POST /hello HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+        await c.send(
+            b"POST /hello HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
+        )
         interim = await c.read_head()
         assert (interim.version, interim.status, interim.headers) == ("HTTP/1.1", 100, [])
         assert backend.requests == []

@@ -1,27 +1,18 @@
-"""The quickstart as a person meets it: the page in a real browser, the curl lines, the one command."""
+"""The quickstart as a person meets it: the page in a real browser, and its answers."""
 
-import asyncio
-import contextlib
-import os
 import re
-import shlex
-import signal
-import socket
-import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 import pytest
 import pytest_asyncio
+from aiohttp.test_utils import TestServer
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from examples.quickstart.backend import CHANNEL, MAX_TEXT, Quickstart
 from tests.conftest import require
-from tests.support.backend import start_app
 from tests.support.client import connect, encode_request, fetch, get
-from tests.support.proxy import ROOT, Proxy, environment, free_ports, start_proxy
+from tests.support.proxy import Proxy, free_ports, start_proxy
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -56,11 +47,12 @@ class Stage(NamedTuple):
 async def stage() -> AsyncIterator[Stage]:
     quickstart = Quickstart()
     async with (
-        start_app(quickstart.app()) as backend_port,
-        start_proxy(f"* 127.0.0.1:{backend_port}") as proxy,
+        TestServer(quickstart.app()) as backend,
+        start_proxy(f"* 127.0.0.1:{backend.port}") as proxy,
     ):
         quickstart.publish_url = f"http://127.0.0.1:{proxy.http_control}/publish/"
-        stage = Stage(quickstart, backend_port, proxy)
+        assert backend.port is not None
+        stage = Stage(quickstart, backend.port, proxy)
         quickstart.proxy_url = stage.url
         yield stage
 
@@ -146,7 +138,7 @@ async def test_the_page_shows_why_a_message_was_not_sent(stage: Stage, pages: li
     try:
         await page.get_by_label("Message").fill("lost")
         await page.get_by_role("button", name="Send").click()
-        await expect(page.get_by_role("alert")).to_contain_text("gripproxy did not take the message")
+        await expect(page.get_by_role("alert")).to_contain_text("did not take the message")
     finally:
         stage.quickstart.publish_url = here
 

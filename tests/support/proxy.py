@@ -10,12 +10,12 @@ Which program runs is the environment's choice: GRIPPROXY_TEST_TARGET=gripproxy 
 (Debian's 1.36). Tests marked `shared` describe what both do; for pushpin the others are left out by
 tests/flow/conftest.py.
 
-`start_proxy(routes, proxy=, runner=, handler=, globals=)` writes pushpin.conf and the routes file to
-a new directory (`proxy.directory`); the mappings add to or replace the keys of a section, None
-removes a key. `https=2` opens two TLS ports (`proxy.https_ports`);
-`certs={"default_{https_port}": pair}` fills runner/certs. `files` are written beside the config.
-`args` go to the command line, `env` to the environment. On leaving, SIGTERM must end the process
-with status 0 within 5 seconds.
+`start_proxy(routes, proxy=, runner=, handler=, globals=)` writes pushpin.conf and the routes file
+to a new directory (`proxy.directory`); the mappings add to or replace the keys of a section, None
+removes a key, `{port}` in a value stands for the client port. `https=2` opens two TLS ports
+(`proxy.https_ports`); `certs={"default_{https_port}": pair}` fills runner/certs. `files` are
+written beside the config. `args` go to the command line, `env` to the environment. On leaving,
+SIGTERM must end the process with status 0 within 5 seconds.
 
 A module's tests share one proxy through a fixture, all on the module's event loop:
 
@@ -284,6 +284,7 @@ class _ProbeAnswer(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200)
         self.send_header("Content-Length", "0")
+        self.send_header("Grip-Set-Meta", "probe=1")  # an instruct, so that it takes the whole way
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
@@ -441,9 +442,10 @@ def _write_files(
         "command_spec": it.command_spec,
         "id_cache_ttl": 60,
     }
-    it.config_path.write_text(
+    text = (
         write_section("global", base_globals, of_pushpin[0], globals_ or {})
         + write_section("runner", base_runner, of_pushpin[1], runner or {})
         + write_section("proxy", base_proxy, of_pushpin[2], proxy or {})
         + write_section("handler", base_handler, handler or {})
     )
+    it.config_path.write_text(text.replace("{port}", str(it.port)))

@@ -52,9 +52,7 @@ def test_every_kind_of_line_end_counts(end: str) -> None:
         (";", "", ("",)),
     ],
 )
-def test_quotes_protect_and_commas_make_lists(
-    raw: str, text: str, items: tuple[str, ...]
-) -> None:
+def test_quotes_protect_and_commas_make_lists(raw: str, text: str, items: tuple[str, ...]) -> None:
     assert value(raw) == Value(text, items)
 
 
@@ -94,7 +92,7 @@ def test_a_file_that_is_not_utf_8_is_latin_1(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="missing.conf: cannot be read: No such file"):
+    with pytest.raises(ConfigError, match=r"missing\.conf: cannot be read: No such file"):
         read(tmp_path / "missing.conf")
     with pytest.raises(ConfigError, match="cannot be read: embedded null"):
         read(tmp_path / "a\0b")
@@ -113,7 +111,7 @@ def test_garbage_raises_only_config_errors(text: str) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0\n\r"), max_size=40))
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0\n\r"), max_size=40))
 def test_a_quoted_value_comes_back_as_it_was(text: str) -> None:
     quoted = text.replace("\\", "\\\\").replace('"', '\\"')
     assert value(f'"{quoted}"') == Value(text, (text,))

@@ -337,6 +337,9 @@ class TestByHttp:
             ("http://[::1", "Invalid IPv6 URL"),
             ("http://me:secret@a", "--user"),
             ("http://a/?iss=realm", "no key="),
+            ("http://a/?iss=realm&key=base64:", "key= is empty"),
+            ("http://a/?iss=realm&key=file:/none", "/none"),
+            ("http://a/?iss=realm&key=\udcff", "UTF-8"),
             ("http://a b/", "cannot publish"),
             ("http://127.0.0.1:1/ä", "cannot publish"),
         ],
@@ -369,6 +372,9 @@ class TestByZeroMq:
         (frame,) = pull.recv_multipart()
         return frame
 
+    def receive_item(self, pull: "zmq.Socket[bytes]", *args: str) -> Any:
+        return tnetstring.loads(self.receive(pull, *args))
+
     def test_sends_one_frame_of_bare_tnetstring(
         self, pull: "zmq.Socket[bytes]", capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -390,7 +396,7 @@ class TestByZeroMq:
         self, pull: "zmq.Socket[bytes]", tmp_path: Path
     ) -> None:
         (tmp_path / "f").write_bytes(b"\xff\x00")
-        item = tnetstring.loads(self.receive(pull, "fruit", f"@{tmp_path / 'f'}"))
+        item = self.receive_item(pull, "fruit", f"@{tmp_path / 'f'}")
         assert item[b"formats"] == {
             b"http-response": {b"code": 200, b"body": b"\xff\x00"},
             b"http-stream": {b"content": b"\xff\x00"},
@@ -398,12 +404,12 @@ class TestByZeroMq:
         }
 
     def test_a_channel_need_not_be_utf8(self, pull: "zmq.Socket[bytes]") -> None:
-        item = tnetstring.loads(self.receive(pull, b"\xff".decode("utf-8", "surrogateescape"), "x"))
+        item = self.receive_item(pull, b"\xff".decode("utf-8", "surrogateescape"), "x")
         assert item[b"channel"] == b"\xff"
 
     def test_a_patch_keeps_its_types(self, pull: "zmq.Socket[bytes]") -> None:
         patch = '[{"op": "add", "path": "/a", "value": [1.5, null, true, -3]}]'
-        item = tnetstring.loads(self.receive(pull, "fruit", patch, "--patch"))
+        item = self.receive_item(pull, "fruit", patch, "--patch")
         (operation,) = item[b"formats"][b"http-response"][b"body-patch"]
         assert operation[b"value"] == [1.5, None, True, -3]
 

@@ -89,7 +89,8 @@ class TestCors:
     def test_headers_beyond_the_simple_ones_are_exposed_once_in_their_first_spelling(self) -> None:
         names = (
             b"X-B x-b Cache-Control Content-Language Content-Length Content-Type EXPIRES Date "
-            b"Last-Modified Pragma Access-Control-Foo Grip-Z Vary"
+            b"Last-Modified Pragma Access-Control-Foo Grip-Z Vary Connection Keep-Alive "
+            b"Transfer-Encoding"
         ).split()
         headers = dict(cors_headers([], [(name, b"1") for name in names]))
         assert headers[b"Access-Control-Expose-Headers"] == b"X-B, Date, Vary"
@@ -434,8 +435,9 @@ class TestWholeAnswer:
             in body.decode()
         )
 
-    def test_cookies_are_kept_from_scripts(self) -> None:
-        _, body = jsonp_response(EXTENDED_F, 200, b"OK", [(b"set-cookie", b"secret")], b"")
+    @pytest.mark.parametrize("name", [b"set-cookie", b"Connection", b"Transfer-Encoding"])
+    def test_cookies_and_the_connection_are_no_business_of_scripts(self, name: bytes) -> None:
+        _, body = jsonp_response(EXTENDED_F, 200, b"OK", [(name, b"secret")], b"")
         assert b"secret" not in body
 
 
@@ -446,6 +448,7 @@ class TestHeldAnswer:
         (b"X-M", b"1"),
         (b"x-m", b"2"),
         (b"Set-Cookie", b"secret"),
+        (b"Content-Length", b"99"),
     )
 
     def test_extended_mode_sends_compact_sorted_json_and_keeps_the_headers(self) -> None:

@@ -1,0 +1,239 @@
+"""Many messages and many clients: everything arrives, in order, and nobody waits for the slow."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.flow.holding import Stage, fresh, hold, line, open_stage, reply
+from tests.flow.peers import json_frame, pusher
+from tests.support.client import Client, Truncated, connect, encode_request
+from tests.support.proxy import PUSHPIN
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+shared = pytest.mark.shared
+
+BURST = 20_000
+PER_POST = 100
+SUBSCRIBERS = 500
+SMALL_QUEUE = 200_000
+PIECE = 100_000
+PIECES = 200  # together far more than the kernel's buffers and the queue hold
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage() -> AsyncIterator[Stage]:
+    async with open_stage("*") as it:
+        yield it
+
+
+@contextlib.asynccontextmanager
+async def crowd(stage: Stage, mode: str, channel: str, count: int) -> AsyncIterator[list[Client]]:
+    """Held clients on one channel; they come a few at a time, or Pushpin loses some."""
+    at_once = 5 if PUSHPIN else 100
+    path = "/" + fresh("crowd")
+    stage.backend.on(path, hold(mode, channel))
+    async with contextlib.AsyncExitStack() as stack:
+        clients: list[Client] = []
+        while len(clients) < count:
+            few = [
+                await stack.enter_async_context(connect(stage.proxy.port))
+                for _ in range(min(at_once, count - len(clients)))
+            ]
+            for client in few:
+                await client.send(encode_request("GET", path))
+            clients += few
+            await stage.proxy.wait_subscribed(channel, len(clients))
+        yield clients
+
+
+# -- many clients ----------------------------------------------------------------------------
+
+
+@shared
+async def test_every_one_of_500_streams_gets_every_message_once(stage: Stage) -> None:
+    c = fresh()
+    async with crowd(stage, "stream", c, SUBSCRIBERS) as clients:
+        await stage.proxy.publish(line(c, "one "))
+        await stage.proxy.publish(line(c, "two "), line(c, "end"))
+        await stage.proxy.publish(line(c, action="close"))
+        for client in clients:
+            assert (await client.read_response()).body == b"one two end"
+
+
+@shared
+async def test_every_one_of_200_polls_gets_one_answer(stage: Stage) -> None:
+    c = fresh()
+    async with crowd(stage, "response", c, 200) as clients:
+        await stage.proxy.publish(reply(c, "one"), reply(c, "two"))
+        for client in clients:
+            assert (await client.read_response()).body == b"one"
+
+
+@shared
+async def test_order_is_kept_in_each_of_several_channels(stage: Stage) -> None:
+    channels = b, c, d = fresh(), fresh(), fresh()
+    words = [f"{channels[n % 3]}:{n} " for n in range(90)]
+    async with (
+        stage.held(hold("stream", f"{b},{c}"), b, c) as first,
+        stage.held(hold("stream", f"{c},{d}"), d) as second,
+    ):
+        await stage.proxy.wait_subscribed(c, 2)
+        for start in range(0, 90, 30):
+            items = [line(channels[n % 3], words[n]) for n in range(start, start + 30)]
+            await stage.proxy.publish(*items)
+        for client, names in ((first, (b, c)), (second, (c, d))):
+            await client.read_head()
+            size = sum(len(word) for word in words if word.partition(":")[0] in names)
+            seen = (await client.read_bytes(size)).decode().split()
+            for name in names:
+                mine = [word.strip() for word in words if word.startswith(name + ":")]
+                assert [word for word in seen if word.startswith(name + ":")] == mine
+
+
+# -- many messages ---------------------------------------------------------------------------
+
+
+def numbered(n: int) -> str:
+    return f"{n:06d} {'x' * 92}\n"
+
+
+def everything(count: int) -> bytes:
+    return "".join(map(numbered, range(count))).encode()
+
+
+async def post(stage: Stage, channel: str, count: int) -> None:
+    """Publish `count` numbered lines in requests of many items, on one connection."""
+    async with connect(stage.proxy.http_control) as client:
+        for start in range(0, count, PER_POST):
+            items = [line(channel, numbered(n)) for n in range(start, start + PER_POST)]
+            body = json.dumps({"items": items}).encode()
+            assert (await client.request("POST", "/publish/", body=body)).status == 200
+
+
+@contextlib.asynccontextmanager
+async def pushed(stage: Stage, channel: str, count: int) -> AsyncIterator[None]:
+    """Publish `count` numbered lines as fast as ZeroMQ takes them; the socket stays open."""
+    async with pusher(stage.proxy.pull_spec) as push:
+        for n in range(count):
+            await push.send(json_frame(line(channel, numbered(n))))
+        yield
+
+
+async def test_a_burst_by_zeromq_arrives_whole_and_in_order(stage: Stage) -> None:
+    """Of such a burst about 3,000 items arrive through Pushpin 1.36."""
+    c = fresh()
+    async with stage.streaming(c) as (client, _):
+        expected = everything(BURST)
+        reading = asyncio.create_task(client.read_bytes(len(expected)))
+        async with pushed(stage, c, BURST):
+            assert await reading == expected
+
+
+async def test_a_burst_by_http_arrives_whole_and_in_order(stage: Stage) -> None:
+    c = fresh()
+    async with stage.streaming(c) as (client, _):
+        expected = everything(BURST)
+        reading = asyncio.create_task(client.read_bytes(len(expected)))
+        await post(stage, c, BURST)
+        assert await reading == expected
+
+
+async def test_a_burst_waits_for_a_client_that_reads_later(stage: Stage) -> None:
+    """It is less than the bytes that a connection may leave unread."""
+    c, count = fresh(), 10_000
+    async with stage.streaming(c, receive_buffer=4096) as (client, _):
+        await post(stage, c, count)
+        expected = everything(count)
+        assert await client.read_bytes(len(expected)) == expected
+
+
+async def test_a_burst_through_a_short_queue_arrives_whole_too() -> None:
+    """The inputs wait while it is full."""
+    c, d, count = fresh(), fresh(), 2_000
+    async with open_stage("*", handler={"publish_queue_max": 10}) as stage:
+        expected = everything(count)
+        async with stage.streaming(c) as (one, _), stage.streaming(d) as (two, _):
+            by_zmq = asyncio.create_task(one.read_bytes(len(expected)))
+            by_http = asyncio.create_task(two.read_bytes(len(expected)))
+            async with pushed(stage, c, count):
+                await post(stage, d, count)
+                assert await by_zmq == await by_http == expected
+
+
+async def test_publishers_beyond_the_most_wait_for_their_turn() -> None:
+    async with open_stage("*", handler={"push_in_http_maxconn": 2}) as stage:
+        control = stage.proxy.http_control
+        async with connect(control) as first, connect(control) as second, connect(control) as third:
+            assert (await first.request("GET", "/")).status == 200
+            assert (await second.request("GET", "/")).status == 200
+            asking = asyncio.create_task(third.request("GET", "/"))
+            assert (await first.request("GET", "/")).status == 200
+            assert not asking.done()
+            await second.close()
+            assert (await asking).status == 200
+
+
+# -- clients that do not read ----------------------------------------------------------------
+
+
+def piece(n: int) -> str:
+    return f"{n:06d} {'x' * (PIECE - 8)}\n"
+
+
+@contextlib.asynccontextmanager
+async def with_a_lazy_client(**runner: object) -> AsyncIterator[tuple[Stage, Client, str]]:
+    """A stage, a client that has read no more than the head of its stream, and the channel.
+
+    Another client of the channel must get all that is published meanwhile: far more than the
+    kernel's buffers and the bound hold.
+    """
+    c = fresh()
+    async with (
+        open_stage("*", runner=runner) as stage,
+        stage.streaming(c, receive_buffer=4096) as (lazy, _),
+        stage.streaming(c, count=2) as (eager, _),
+    ):
+        before = stage.proxy.peak_memory()
+        reading = asyncio.create_task(eager.read_bytes(PIECES * PIECE))
+        for n in range(PIECES):
+            await stage.proxy.publish(line(c, piece(n)))
+        got = await reading
+        assert [got[at : at + 6] for at in range(0, len(got), PIECE)] == [
+            b"%06d" % n for n in range(PIECES)
+        ]
+        assert stage.proxy.peak_memory() - before < PIECES * PIECE / 1024 / 2
+        yield stage, lazy, c
+
+
+async def test_a_client_that_never_reads_is_closed_and_sees_it() -> None:
+    async with with_a_lazy_client(client_queue_bytes=SMALL_QUEUE) as (stage, lazy, c):
+        await stage.proxy.wait_log(rf"\[WARN(ING)?\].*closed: it reads too slowly, channel={c}")
+        with pytest.raises(Truncated):
+            await lazy.read_rest()
+        await stage.proxy.publish(line(c, "news"))
+        await stage.proxy.wait_log(rf"publish channel={c} receivers=1")
+
+
+async def test_all_clients_together_may_not_leave_more_unread_than_the_total() -> None:
+    async with with_a_lazy_client(client_queue_total_bytes=SMALL_QUEUE) as (stage, lazy, c):
+        await stage.proxy.wait_log(rf"\[WARN(ING)?\].*closed: it reads too slowly, channel={c}")
+        with pytest.raises(Truncated):
+            await lazy.read_rest()
+
+
+async def test_items_are_dropped_instead_if_the_operator_wants_so() -> None:
+    settings = {"client_queue_bytes": SMALL_QUEUE, "client_queue_full": "drop"}
+    async with with_a_lazy_client(**settings) as (stage, lazy, c):
+        await stage.proxy.wait_log(rf"\[WARN(ING)?\].*messages dropped: channel={c}")
+        reading = asyncio.create_task(lazy.read_until(b"end\n"))
+        while not reading.done():  # the first may be dropped as well
+            await stage.proxy.publish(line(c, "end\n"))
+            await asyncio.wait([reading], timeout=0.1)
+        *pieces, last = (await reading).decode().splitlines(keepends=True)
+        numbers = [int(text[:6]) for text in pieces]
+        assert (last, pieces) == ("end\n", [piece(n) for n in numbers])
+        assert numbers == sorted(set(numbers)) and 0 < len(numbers) < PIECES
