@@ -20,8 +20,9 @@ from gripproxy.accesslog import AccessLog
 from gripproxy.backend.headers import HeaderRules, HeaderTransform
 from gripproxy.backend.pool import Limits, Pool
 from gripproxy.clients.connection import ClientConnection
-from gripproxy.clients.front import ClientLimits, Front, Routing
+from gripproxy.clients.front import ClientLimits, Front, Turnstile
 from gripproxy.clients.listener import Gate, Listener, bind_tcp, bind_unix
+from gripproxy.clients.routing import Routing
 from gripproxy.clients.tls import Certificates
 from gripproxy.config import Config
 from gripproxy.control.http import ControlLimits, ControlServer, listen
@@ -81,6 +82,7 @@ class App:
             access,
             overflow_log,
         )
+        open_max = config.proxy.max_open_requests
         self._front = Front(
             loop=self._loop,
             deadlines=self._deadlines,
@@ -97,6 +99,7 @@ class App:
             cross_origin=config.proxy.auto_cross_origin,
             accept_forwarded_proto=config.proxy.accept_x_forwarded_protocol,
             accept_pushpin_route=config.proxy.accept_pushpin_route,
+            turnstile=None if open_max is None else Turnstile(open_max),
             upstream_key=self._load_key(config.proxy.upstream_key, "upstream_key"),
         )
         self._control: ControlServer | None = None

@@ -17,7 +17,6 @@ NOT_YET: Mapping[tuple[str, str], object] = {
     ("runner", "allow_compression"): False,
     ("proxy", "workers"): 1,
     ("proxy", "sockjs_url"): "",
-    ("proxy", "max_open_requests"): None,
     ("proxy", "prometheus_port"): None,
     ("proxy", "prometheus_prefix"): "",
     ("handler", "stats_spec"): "",

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gripproxy.accesslog import AccessLog
 from gripproxy.grip.item import Item
-from gripproxy.hub.fanout import Batch, Fanout
+from gripproxy.hub.fanout import Batch, Fanout, modes_of
 from gripproxy.hub.ratelimit import RateLimiter, weight
 from gripproxy.hub.registry import Registry, Subscriber
 from gripproxy.hub.sequencer import Sequencer
@@ -116,10 +117,11 @@ class PublishDoor:
         if more:
             self._loop.call_soon(self._run)
 
-    def _begun(self, batch: Batch, receivers: int) -> None:
+    def _begun(self, batch: Batch, subscribers: Sequence[Subscriber]) -> None:
         if self._access.enabled:
+            modes = Counter(subscriber.mode for subscriber in subscribers)
             for item in batch.items:
-                self._access.publish(item.channel, receivers)
+                self._access.publish(item.channel, sum(modes[mode] for mode in modes_of(item)))
 
     def _limit(self, subscriber: Subscriber, batch: Batch) -> None:
         """Let a delivery wait for its turn."""

@@ -98,13 +98,13 @@ class BackendConnection(asyncio.Protocol, Timed):
         self._head_only = method == b"HEAD"
         self._silent = True
         self._upload_ended = complete
-        self._owner.watch(self, self._owner.response_timeout)
+        self._watch_upload()
         self.transport.write(data)
 
     def send_content(self, data: bytes, *, complete: bool) -> None:
         """Send more of the request's body, as it must stand on the wire."""
         self._upload_ended = complete
-        self._owner.watch(self, self._owner.response_timeout)
+        self._watch_upload()
         if data:
             self.transport.write(data)
 
@@ -170,6 +170,13 @@ class BackendConnection(asyncio.Protocol, Timed):
         )
 
     # The response.
+
+    def _watch_upload(self) -> None:
+        # The backend's time runs from the end of the request: a slow client is not its fault.
+        owner = self._owner
+        owner.watch(
+            self, owner.response_timeout if self._upload_ended else owner.inactivity_timeout
+        )
 
     def _take_head(self, receiver: Receiver, data: bytes) -> None:
         if self._buffer:

@@ -104,9 +104,13 @@ class HeaderTransform:
             headers = self._rewrite(headers, sender.trusted)
         trusted = sender.trusted
         result = []
+        forwarded_for: list[bytes] = []
         for field in headers:
             key = field[0].lower()
             if key in dropped:
+                continue
+            if key == b"x-forwarded-for":
+                forwarded_for.append(field[1])
                 continue
             if key.startswith(b"grip-") and not trusted:
                 continue
@@ -123,11 +127,11 @@ class HeaderTransform:
                 ]
         if sender.secure:
             result.extend((name, scheme) for name in rules.add_forwarded_proto)
-        forwarded = rules.forwarded_for_trusted if trusted else rules.forwarded_for
-        if forwarded.active:
-            result = _forward_for(
-                result, forwarded, sender.connection.peer if forwarded.append else ""
-            )
+        rule = rules.forwarded_for_trusted if trusted else rules.forwarded_for
+        if forwarded_for or rule.append:
+            addresses = _addresses(forwarded_for, rule, sender.connection)
+            if addresses:
+                result.append((b"X-Forwarded-For", b", ".join(addresses)))
         return result
 
     def _rewrite(self, headers: Headers, trusted: bool) -> Headers:
@@ -181,20 +185,11 @@ def _last_id(channel: str, last: str) -> bytes:
     return f"{channel}; last-id={last}".encode("utf-8", "surrogateescape")
 
 
-def _forward_for(headers: Headers, rule: ForwardedFor, peer: str) -> Headers:
-    addresses: list[bytes] = []
-    kept: Headers = []
-    for field in headers:
-        if field[0].lower() == b"x-forwarded-for":
-            addresses += [address.strip() for address in field[1].split(b",") if address.strip()]
-        else:
-            kept.append(field)
+def _addresses(values: Iterable[bytes], rule: ForwardedFor, connection: Peer) -> list[bytes]:
+    """The addresses for one X-Forwarded-For, which Pushpin puts last even if no rule applies."""
+    addresses = [part.strip() for value in values for part in value.split(b",") if part.strip()]
     if rule.keep is not None:
-        addresses = (
-            addresses[len(addresses) - rule.keep :] if rule.keep < len(addresses) else addresses
-        )
-    if rule.append and peer:
-        addresses.append(peer.encode())
-    if addresses:
-        kept.append((b"X-Forwarded-For", b", ".join(addresses)))
-    return kept
+        addresses = addresses[max(len(addresses) - rule.keep, 0) :]
+    if rule.append and connection.peer:
+        addresses.append(connection.peer.encode())
+    return addresses

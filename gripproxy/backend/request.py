@@ -84,7 +84,7 @@ class Outgoing(NamedTuple):
     def authority(self, target: Target) -> bytes:
         """The Host field for `target`."""
         name = target.host_header or self.route.as_host
-        return self.host if name is None else _without_default_port(name, target.ssl).encode()
+        return self.host if name is None else _without_default_port(name, target.ssl)
 
     def tls_name(self, target: Target) -> str | None:
         """The name that the certificate of `target` must carry; None: no TLS."""
@@ -127,6 +127,7 @@ class BackendRequest:
         "_pool",
         "_repeated",
         "_responded",
+        "_upload_held",
         "_upload_length",
         "_waiting",
     )
@@ -148,6 +149,7 @@ class BackendRequest:
         self._connection: BackendConnection | None = None
         self._waiting = False  # for a connection
         self._responded = False
+        self._upload_held = False  # until there is a connection to send it on
         self._repeated = False
         self._upload_length = 0
 
@@ -174,7 +176,7 @@ class BackendRequest:
                 continue
             if connection is None:
                 self._waiting = True
-                self._asker.on_upload_blocked()
+                self._hold_upload()
             else:
                 self.on_connected(connection)
             return
@@ -215,10 +217,11 @@ class BackendRequest:
     # What the pool calls.
 
     def on_connected(self, connection: BackendConnection) -> None:
-        if self._waiting:
-            self._waiting = False
-            self._asker.on_upload_ready()
+        self._waiting = False
         self._connection = connection
+        if self._upload_held:
+            self._upload_held = False
+            self._asker.on_upload_ready()
         outgoing, body = self._outgoing, self._body
         # A body that is complete goes with its length, however it came.
         length = self._upload_length = body.size if body.finished else body.length
@@ -280,6 +283,11 @@ class BackendRequest:
     def on_upload_ready(self) -> None:
         self._asker.on_upload_ready()
 
+    def _hold_upload(self) -> None:
+        if not self._upload_held:
+            self._upload_held = True
+            self._asker.on_upload_blocked()
+
     def _ask_test_handler(self) -> None:
         outgoing = self._outgoing
         path = testhandler.strip_base(outgoing.target, outgoing.route.path_beg)
@@ -298,5 +306,5 @@ def _host_of(authority: str) -> str:
     return authority.partition(":")[0]
 
 
-def _without_default_port(authority: str, secure: bool) -> str:
-    return authority.removesuffix(":443" if secure else ":80")
+def _without_default_port(authority: str, secure: bool) -> bytes:
+    return authority.lower().removesuffix(":443" if secure else ":80").encode()

@@ -5,9 +5,7 @@ its response, by becoming a stream (`StreamHold` takes its place), or because th
 """
 
 import logging
-import time
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from gripproxy.backend.headers import Sender
@@ -16,6 +14,7 @@ from gripproxy.clients.crossorigin import jsonp_request
 from gripproxy.clients.front import Front
 from gripproxy.clients.hold import ResponseHold, StreamHold, Subscriptions
 from gripproxy.clients.response import Framing, ResponseWriter
+from gripproxy.clients.routing import is_signed, says_secure, split_authority
 from gripproxy.errors import (
     BackendError,
     BlockedError,
@@ -26,7 +25,7 @@ from gripproxy.errors import (
     PatchError,
 )
 from gripproxy.grip import instruct as grip
-from gripproxy.grip import item, signature
+from gripproxy.grip import item
 from gripproxy.grip.instruct import HoldMode, Instruct
 from gripproxy.http1.head import RequestHead, ResponseHead, header
 from gripproxy.http1.status import reason_phrase
@@ -52,6 +51,7 @@ class Exchange:
     """A request and what becomes of it."""
 
     __slots__ = (
+        "_asked",
         "_body",
         "_client",
         "_collected",
@@ -60,6 +60,7 @@ class Exchange:
         "_instruct",
         "_last_ids",
         "_outgoing",
+        "_relaying",
         "_request",
         "_response",
         "_target",
@@ -74,11 +75,13 @@ class Exchange:
         self._body = RequestBody(request.length) if request.length else _NO_BODY
         self._writer = ResponseWriter(client, request, front.cross_origin)
         self._outgoing: Outgoing | None = None  # None: no route
+        self._asked = False  # the backend is being asked, was, or will be in its turn
         self._upstream: BackendRequest | None = None  # set while a backend is asked
         self._target: Target | None = None  # who was asked last
         self._response: ResponseHead | None = None
         self._collected: bytearray | None = None  # the body of an instruction
-        self._instruct: Instruct | None = None  # to be obeyed when what goes on now has ended
+        self._relaying: Instruct | None = None  # begins behind a response that passes by
+        self._instruct: Instruct | None = None  # to be obeyed when all of the request is here
         self._hold: ResponseHold | None = None
         self._last_ids: dict[str, str] = {}
 
@@ -92,7 +95,7 @@ class Exchange:
     def begin(self) -> None:
         """Find a route, and ask its backend as soon as enough of the request's body is here."""
         front, request = self._front, self._request
-        secure = self._client.secure or (front.accept_forwarded_proto and _says_secure(request))
+        secure = self._client.secure or (front.accept_forwarded_proto and says_secure(request))
         scheme = b"https" if secure else b"http"
         name, authority = split_authority(request.host or b"", secure)
         if len(scheme) + 3 + len(authority) + len(request.target) > URI_MAX:
@@ -101,11 +104,11 @@ class Exchange:
         if request.websocket:
             self._answer_error(501, "WebSockets are not supported.")
             return
-        route = _find_route(front, request, name, secure)
+        route = front.routing.find(request, name, secure=secure, by_id=front.accept_pushpin_route)
         if route is None:
             self._answer_error(502, "Route not found")
             return
-        trusted = front.upstream_key is not None and _is_signed(request, front.upstream_key)
+        trusted = front.upstream_key is not None and is_signed(request, front.upstream_key)
         self._outgoing = Outgoing(
             route,
             request.method,
@@ -116,6 +119,9 @@ class Exchange:
             Sender(self._client, secure, trusted),
             front.routing.transform(route),
         )
+        if not trusted and _sends_events(request, route):
+            self._answer_error(403, "Client not allowed to send WebSocket events directly.")
+            return
         if (route.cross_origin or front.cross_origin) and not self._cross_origin(self._outgoing):
             return
         if not self._body.length:
@@ -129,7 +135,7 @@ class Exchange:
             return
         if self._upstream is not None:
             self._upstream.forward(content)
-        elif self._response is not None:
+        elif self._asked:
             if finished and self._instruct is not None:
                 self._accept(self._instruct)
         elif finished or self._body.size >= PREFETCH:
@@ -150,7 +156,7 @@ class Exchange:
         self._target = upstream.target
         self._response = head
         if finished:
-            self._upstream = None
+            self._end_upstream()
         if not (outgoing.route.no_grip or outgoing.sender.trusted) and grip.is_instruct(
             head.headers
         ):
@@ -166,20 +172,22 @@ class Exchange:
 
     def on_content(self, content: bytes, finished: bool) -> None:
         if finished:
-            self._upstream = None
+            self._end_upstream()
         if self._collected is not None:
             self._collect(content, finished)
-        elif self._instruct is not None:
+        elif self._relaying is not None:
             self._writer.send(content)
             if finished:
-                self._begin_stream(self._instruct)
+                self._begin_stream(self._relaying)
         else:
             self._writer.send(content, finished)
             if finished:
                 self._log_end()
 
     def on_failed(self, error: BackendError) -> None:
-        self._upstream = None
+        if self._upstream is not None:
+            self._target = self._upstream.target
+        self._end_upstream()
         if self._writer.code:
             self._writer.break_off()
             self._log_end("error")
@@ -257,11 +265,38 @@ class Exchange:
         return True
 
     def _ask(self) -> None:
+        """Take the request to a backend, if need be in its turn."""
+        self._asked = True
+        turnstile = self._front.turnstile
+        if turnstile is None or turnstile.enter(self):
+            self.on_turn()
+        else:
+            self._client.pause_reading()
+
+    def on_turn(self) -> None:
+        """The request may go now."""
         assert self._outgoing is not None
+        self._client.resume_reading()
         self._upstream = BackendRequest(
             self._front.pool, self, self._outgoing, self._body, self._last_ids
         )
         self._upstream.start()
+
+    def _end_upstream(self) -> None:
+        """The backend has nothing more to do with it."""
+        self._upstream = None
+        if self._front.turnstile is not None:
+            following = self._front.turnstile.leave()
+            if following is not None:
+                following.on_turn()
+
+    def _drop_upstream(self) -> None:
+        """The backend need not answer any more."""
+        if self._upstream is not None:
+            self._upstream.abandon()
+            self._end_upstream()
+        elif self._front.turnstile is not None and self._asked and self._response is None:
+            self._front.turnstile.give_up(self)
 
     def _collect(self, content: bytes, finished: bool) -> None:
         """Gather a response that carries an instruction, then obey it."""
@@ -304,6 +339,7 @@ class Exchange:
         if instruct.hold is HoldMode.RESPONSE:
             self._begin_wait(instruct)
         elif instruct.hold is HoldMode.STREAM:
+            self._writer.jsonp = None  # a script has an end
             self._writer.start(
                 response.code, response.reason, response.headers, None, response.body
             )
@@ -341,9 +377,7 @@ class Exchange:
             return
         unlinked = [channel.name for channel in instruct.channels if channel.prev_id is not None]
         if unlinked and instruct.next_link is None:
-            message = f"channel '{unlinked[0]}' specifies prev-id, but no next link found"
-            self._writer.send(f"\n\n{message}\n".encode() if self._debug() else b"", True)
-            self._log_end()
+            self._fail_stream(f"channel '{unlinked[0]}' specifies prev-id, but no next link found")
             return
         subscriptions = self._subscriptions(instruct)
         hold = StreamHold(front, client, subscriptions, instruct.keep_alive, self._writer.framing)
@@ -352,18 +386,21 @@ class Exchange:
         self._log_accept(subscriptions)
 
     def _relay_large(self, instruct: Instruct, content: bytes, finished: bool) -> None:
-        """A stream whose initial response is too large to be gathered passes by, and the hold
-        begins behind it.
-        """
+        """Pass by what is too large to be gathered; the stream begins behind it."""
         if self._body.size > KEPT_MAX:
             self._drop_upstream()
             self._answer_error(400, "Request too large to accept GRIP instruct.")
             return
         response = instruct.response
-        self._instruct = instruct
+        self._relaying = instruct
         self._writer.start(response.code, response.reason, response.headers, None, content)
         if finished:
             self._begin_stream(instruct)
+
+    def _fail_stream(self, message: str) -> None:
+        """End a response whose status is out already."""
+        self._writer.send(f"\n\n{message}\n".encode() if self._debug() else b"", True)
+        self._log_end()
 
     def _respond(self, response: grip.Response, *, held: bool = False) -> None:
         self._writer.respond(
@@ -380,11 +417,6 @@ class Exchange:
             text = debug_text
         self._writer.respond(code, reason_phrase(code), _TEXT, f"{text}\n".encode())
         self._log_end()
-
-    def _drop_upstream(self) -> None:
-        if self._upstream is not None:
-            self._upstream.abandon()
-            self._upstream = None
 
     def _subscriptions(self, instruct: Instruct) -> Subscriptions:
         assert self._outgoing is not None and self._target is not None
@@ -424,41 +456,11 @@ class Exchange:
                 access.subscribe(self._url(), channel, retry=bool(self._last_ids))
 
 
-@lru_cache(maxsize=4096)
-def split_authority(authority: bytes, secure: bool) -> tuple[str, bytes]:
-    """The host's name for routing, and the authority as URLs show it.
-
-    Both are in lower case, and the authority has no default port.
-
-    A request that names no host is taken as one for `localhost`, as in Pushpin.
-    """
-    lowered = authority.lower() or b"localhost"
-    name, _, port = lowered.rpartition(b":")
-    if not name or lowered.endswith(b"]"):
-        name, port = lowered, b""
-    if port in (b"", b"443" if secure else b"80"):
-        lowered = name
-    return name.strip(b"[]").decode("latin-1"), lowered
-
-
-def _says_secure(request: RequestHead) -> bool:
-    """Whether a front end in front of us says that the client came by TLS."""
-    value = header(request.headers, b"x-forwarded-proto") or header(
-        request.headers, b"x-forwarded-protocol"
+def _sends_events(request: RequestHead, route: Route) -> bool:
+    """Whether a client speaks to a backend as only a proxy may."""
+    content_type = header(request.headers, b"content-type")
+    return (
+        content_type is not None
+        and content_type.partition(b";")[0].strip().lower() == b"application/websocket-events"
+        and any(target.over_http for target in route.targets)
     )
-    return value in (b"https", b"wss")
-
-
-def _is_signed(request: RequestHead, key: signature.Key) -> bool:
-    """Whether the request comes from a GRIP proxy that we trust."""
-    token = header(request.headers, b"grip-sig")
-    return token is not None and signature.verify(key, token, time.time())
-
-
-def _find_route(front: Front, request: RequestHead, name: str, secure: bool) -> Route | None:
-    table = front.routing.table
-    if front.accept_pushpin_route:
-        route_id = header(request.headers, b"pushpin-route")
-        if route_id is not None:
-            return table.by_id(route_id.decode("utf-8", "surrogateescape"), request.target)
-    return table.match(name, request.target, ssl=secure, websocket=False)

@@ -4,20 +4,26 @@ The settings, the routes of the moment and the ways to the other packages.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gripproxy.accesslog import AccessLog
-from gripproxy.backend.headers import HeaderTransform
 from gripproxy.backend.pool import Pool
 from gripproxy.clients.listener import Gate
+from gripproxy.clients.routing import Routing
 from gripproxy.deadlines import Deadlines
 from gripproxy.grip.signature import Key
 from gripproxy.hub.registry import Registry
 from gripproxy.hub.sequencer import Sequencer
-from gripproxy.routes import Route, RouteTable
 from gripproxy.stats import Stats
+
+if TYPE_CHECKING:
+    from gripproxy.clients.exchange import Exchange
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +43,31 @@ class ClientLimits:
     subscriptions_max: int = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Routing:
-    """A routes table with what was made of it; a reload swaps the whole."""
+class Turnstile(Generic[T]):
+    """Lets a number of requests go to backends at a time; the others wait in line."""
 
-    table: RouteTable
-    transforms: dict[int, HeaderTransform]  # by id() of the route
+    def __init__(self, bound: int) -> None:
+        self._free = bound
+        self._line: deque[T] = deque()
 
-    def transform(self, route: Route) -> HeaderTransform:
-        return self.transforms[id(route)]
+    def enter(self, request: T) -> bool:
+        """Whether `request` may go now; if not, `leave` names it when its turn has come."""
+        if self._free:
+            self._free -= 1
+            return True
+        self._line.append(request)
+        return False
+
+    def leave(self) -> T | None:
+        """A request is back; the one that takes its place, if any waits."""
+        if self._line:
+            return self._line.popleft()
+        self._free += 1
+        return None
+
+    def give_up(self, request: T) -> None:
+        """`request` waits no longer."""
+        self._line.remove(request)
 
 
 @dataclass(slots=True)
@@ -68,5 +90,6 @@ class Front:
     accept_forwarded_proto: bool = False
     accept_pushpin_route: bool = False
     upstream_key: Key | None = None
+    turnstile: "Turnstile[Exchange] | None" = None  # None: no bound
     queued_bytes: int = 0  # what all clients together have not taken
     random: Random = field(default_factory=Random)

@@ -17,6 +17,7 @@ from gripproxy.grip.instruct import Response as InstructResponse
 from gripproxy.grip.item import Action, HttpResponse
 from gripproxy.http1.body import LAST_CHUNK, chunk
 from gripproxy.hub.fanout import Batch
+from gripproxy.hub.registry import Mode
 from gripproxy.routes import Route
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class Waiting(Protocol):
 
 class ResponseHold(Timed):
     """A request that waits for one message, or for its timeout."""
+
+    mode = Mode.RESPONSE
 
     __slots__ = ("_ended", "_exchange", "_front", "_response", "_subscriptions")
 
@@ -152,6 +155,7 @@ class StreamHold(Timed):
         "_subscriptions",
     )
 
+    mode = Mode.STREAM
     held = True
 
     def __init__(

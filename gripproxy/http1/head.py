@@ -1,8 +1,8 @@
 """The head of a message: a request line or a status line, and the header fields (RFC 9112 §2-5).
 
-llhttp tokenises, through httptools, with a fresh parser for each head that never sees a body: that
-costs about 2 µs, keeps no parser for a held connection, and leaves the decisions that llhttp does
-not take as we need them (framing, versions, HEAD, Upgrade, trailers, pipelining) to this package.
+llhttp tokenises the fields, through httptools, with a fresh parser for each head that never sees a
+body: that costs about 2 µs, keeps no parser for a held connection, and leaves what llhttp does not
+decide as we need it (start lines, framing, Upgrade, trailers, pipelining) to this package.
 """
 
 import re
@@ -18,9 +18,11 @@ Headers = list[tuple[bytes, bytes]]
 CHUNKED = -1
 UNTIL_CLOSE = -2
 
-# Methods that llhttp parses for HTTP; the rest of its list belongs to RTSP or has rules of its own.
-_TOKENISED = frozenset((b"GET", b"POST", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"))
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
+# Any token is a method (RFC 9110 §9.1), and a target has no white space (RFC 9112 §3).
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}) ([!-~]+) HTTP/1\.([01])\r\n")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\r\n")
+# llhttp reads start lines too liberally, so it gets this one and the fields.
+_ANY_REQUEST = b"POST / HTTP/1.1\r\n"
 _CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
 _PATH_OR_QUERY = re.compile(rb"[/?]")
 _HOST = re.compile(
@@ -63,56 +65,35 @@ class ResponseHead(NamedTuple):
 
 
 class _Fields:
-    """Collects what the tokeniser reports."""
+    """Collects the fields that the tokeniser reports."""
 
-    __slots__ = ("headers", "target")
+    __slots__ = ("headers",)
 
     def __init__(self) -> None:
         self.headers: Headers = []
-        self.target = b""
-
-    def on_url(self, url: bytes) -> None:
-        self.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name, value))
+        self.headers.append((name, value.rstrip(b" \t")))
 
 
 def parse_request(head: bytes, max_headers: int) -> RequestHead:
     """The request that begins with `head`, which ends with its empty line.
 
     Raises HttpError: 400 for what is not a request or could be framed in two ways, 501 for a
-    transfer coding other than chunked or for CONNECT, 505 never: other versions are refused with
-    400 as Pushpin does.
+    transfer coding other than chunked and for CONNECT.
     """
-    method, _, rest = head.partition(b" ")
-    if method not in _TOKENISED:
-        # llhttp refuses methods that it does not know; any token is a method (RFC 9110 §9.1).
-        if _TOKEN.fullmatch(method) is None:
-            raise HttpError("invalid method")
-        if method == b"CONNECT":
-            raise HttpError("CONNECT is not supported", 501)
-        head = b"POST " + rest
-    fields = _Fields()
-    parser = httptools.HttpRequestParser(fields)
-    try:
-        parser.feed_data(head)
-    except httptools.HttpParserUpgrade:
-        pass  # the head is complete; whether to switch protocols is decided elsewhere
-    except httptools.HttpParserError as error:
-        raise HttpError(_explain(error)) from error
-    version = parser.get_http_version()
-    if version != "1.1" and version != "1.0":
-        raise HttpError("HTTP version must be 1.0 or 1.1")
-    headers = fields.headers
-    if len(headers) > max_headers:
-        raise HttpError(f"more than {max_headers} headers")
+    line = _REQUEST_LINE.match(head)
+    if line is None:
+        raise HttpError("invalid request line")
+    method, target, minor = line.groups()
+    if method == b"CONNECT":
+        raise HttpError("CONNECT is not supported", 501)
+    headers = _parse_fields(head[line.end() :], max_headers, 400)
 
-    http11 = version == "1.1"
-    keep_alive = http11
+    http11 = minor == b"1"
+    closes = keeps = expects_continue = websocket = False
     host: bytes | None = None
-    length = -3  # neither Content-Length nor Transfer-Encoding was seen
-    expects_continue = websocket = False
+    length: int | None = None
     for name, value in headers:
         key = name.lower()
         if key not in _CONNECTION_FIELDS:
@@ -124,19 +105,17 @@ def parse_request(head: bytes, max_headers: int) -> RequestHead:
                 raise HttpError("invalid Host")
             host = value
         elif key == b"connection":
-            options = value.lower()
-            if b"close" in options and b"close" in _tokens(options):
-                keep_alive = False
-            elif not http11 and b"keep-alive" in _tokens(options):
-                keep_alive = True
+            options = _tokens(value)
+            closes = closes or b"close" in options
+            keeps = keeps or b"keep-alive" in options
         elif key == b"content-length":
-            if length != -3:
+            if length is not None:
                 raise HttpError("more than one length")
             if _CONTENT_LENGTH.fullmatch(value) is None:
                 raise HttpError("invalid Content-Length")
             length = int(value)
         elif key == b"transfer-encoding":
-            if length != -3:
+            if length is not None:
                 raise HttpError("more than one length")
             if not http11:
                 raise HttpError("Transfer-Encoding in HTTP/1.0")
@@ -146,17 +125,17 @@ def parse_request(head: bytes, max_headers: int) -> RequestHead:
         elif key == b"expect":
             expects_continue = http11 and value.lower() == b"100-continue"
         else:
-            websocket = value.lower() == b"websocket"
-    target = fields.target
+            websocket = websocket or value.lower() == b"websocket"
     if not target.startswith(b"/") and target != b"*":
         host, target = _absolute_form(target)
+    keep_alive = not closes and (http11 or keeps)
     return RequestHead(
         method,
         target,
         http11,
         headers,
         host,
-        0 if length == -3 else length,
+        length or 0,
         keep_alive,
         expects_continue,
         websocket,
@@ -168,23 +147,14 @@ def parse_response(head: bytes, max_headers: int) -> ResponseHead:
 
     Raises HttpError (502).
     """
-    fields = _Fields()
-    parser = httptools.HttpResponseParser(fields)
-    try:
-        parser.feed_data(head)
-    except httptools.HttpParserUpgrade:
-        pass
-    except httptools.HttpParserError as error:
-        raise HttpError(_explain(error), 502) from error
-    version = parser.get_http_version()
-    if version != "1.1" and version != "1.0":
-        raise HttpError("HTTP version must be 1.0 or 1.1", 502)
-    headers = fields.headers
-    if len(headers) > max_headers:
-        raise HttpError(f"more than {max_headers} headers", 502)
+    line = _STATUS_LINE.match(head)
+    if line is None:
+        raise HttpError("invalid status line", 502)
+    minor, code, reason = line.groups()
+    headers = _parse_fields(head[line.end() :], max_headers, 502)
 
-    http11 = version == "1.1"
-    keep_alive = http11
+    http11 = minor == b"1"
+    closes = keeps = False
     length = UNTIL_CLOSE
     for name, value in headers:
         key = name.lower()
@@ -201,15 +171,25 @@ def parse_response(head: bytes, max_headers: int) -> ResponseHead:
                 raise HttpError("invalid Transfer-Encoding", 502)
             length = CHUNKED
         elif key == b"connection":
-            options = value.lower()
-            if b"close" in options and b"close" in _tokens(options):
-                keep_alive = False
-            elif not http11 and b"keep-alive" in _tokens(options):
-                keep_alive = True
-    start = head.find(b" ", 9, 16)
-    line_end = head.find(b"\r\n")
-    reason = head[13:line_end] if start == 12 else b""
-    return ResponseHead(parser.get_status_code(), reason, headers, length, keep_alive)
+            options = _tokens(value)
+            closes = closes or b"close" in options
+            keeps = keeps or b"keep-alive" in options
+    keep_alive = not closes and (http11 or keeps)
+    return ResponseHead(int(code), reason or b"", headers, length, keep_alive)
+
+
+def _parse_fields(block: bytes, max_headers: int, status: int) -> Headers:
+    """The fields in `block`, which ends with the empty line. Raises HttpError with `status`."""
+    fields = _Fields()
+    try:
+        httptools.HttpRequestParser(fields).feed_data(_ANY_REQUEST + block)
+    except httptools.HttpParserUpgrade:
+        pass  # whether to switch protocols is decided elsewhere
+    except httptools.HttpParserError as error:
+        raise HttpError(_explain(error), status) from error
+    if len(fields.headers) > max_headers:
+        raise HttpError(f"more than {max_headers} headers", status)
+    return fields.headers
 
 
 def header(headers: Headers, name: bytes) -> bytes | None:
@@ -221,7 +201,7 @@ def header(headers: Headers, name: bytes) -> bytes | None:
 
 
 def _tokens(value: bytes) -> list[bytes]:
-    return [token.strip() for token in value.split(b",")]
+    return [token.strip() for token in value.lower().split(b",")]
 
 
 def _absolute_form(target: bytes) -> tuple[bytes, bytes]:

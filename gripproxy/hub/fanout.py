@@ -1,9 +1,9 @@
 """What is published to a channel, handed to each of its subscribers.
 
-Messages that wait for the same channel leave together: a batch is encoded once, and each subscriber
-takes it with one write. Order is kept within a channel. A batch for many subscribers goes out in
-slices between which the event loop attends to others, and channels take turns, so nobody waits for
-a large fan-out.
+Messages leave in the order in which they came, whatever their channels. Those that follow one
+another on the same channel leave together: such a batch is encoded once, and each subscriber takes
+it with one write. A batch for many subscribers goes out in slices between which the event loop
+attends to others.
 """
 
 from collections import deque
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 
 from gripproxy.grip.item import Action, HttpResponse, Item
-from gripproxy.hub.registry import Registry, Subscriber
+from gripproxy.hub.registry import Mode, Registry, Subscriber
 
 # One slice in deliveries of a small message: about 2 ms of work. Every COST_BYTES more count as
 # another delivery.
@@ -70,89 +70,92 @@ class Batch:
                 yield message.content
 
 
-class _Job:
-    """The messages that wait for one channel, and how far the batch under way has come."""
-
-    __slots__ = ("batch", "channel", "items", "position", "subscribers")
-
-    def __init__(self, channel: str) -> None:
-        self.channel = channel
-        self.items: deque[Item] = deque()
-        self.batch: Batch | None = None
-        self.subscribers: tuple[Subscriber, ...] = ()
-        self.position = 0
-
-
 class Fanout:
     """The queue between publishers and subscribers. `queued` counts the messages in it."""
 
     def __init__(
         self,
         registry: Registry,
-        on_batch: Callable[[Batch, int], None],
+        on_batch: Callable[[Batch, Sequence[Subscriber]], None],
         deliver: Callable[[Subscriber, Batch], None] | None = None,
     ) -> None:
         self._registry = registry
-        self._on_batch = on_batch  # told of each batch and its number of receivers as it begins
+        self._on_batch = on_batch  # told of each batch and its receivers as it begins
         self._deliver = deliver  # stands between batches of one message and their subscribers
-        self._jobs: dict[str, _Job] = {}
-        self._turns: deque[_Job] = deque()
-        self.queued = 0
+        self._items: deque[Item] = deque()
+        self._batch: Batch | None = None  # under way
+        self._subscribers: Sequence[Subscriber] = ()
+        self._position = 0  # of the next subscriber
+
+    @property
+    def queued(self) -> int:
+        """How many messages wait."""
+        return len(self._items)
 
     def add(self, items: Iterable[Item]) -> None:
-        """Queue `items`, each behind what its channel waits for already."""
-        for item in items:
-            job = self._jobs.get(item.channel)
-            if job is None:
-                job = self._jobs[item.channel] = _Job(item.channel)
-                self._turns.append(job)
-            job.items.append(item)
-            self.queued += 1
+        """Queue `items` in their order."""
+        self._items.extend(items)
 
     def run(self) -> bool:
         """Do one slice of the work; False when none is left."""
         budget = SLICE
-        turns = self._turns
-        while turns and budget > 0:
-            job = turns.popleft()
-            budget -= self._advance(job, budget)
-            if job.batch is not None or job.items:
-                turns.append(job)
+        while budget > 0:
+            batch = self._batch
+            if batch is None:
+                if not self._items:
+                    return False
+                batch = self._begin()
+                budget -= 1
+            end = self._position + max(1, budget // batch.cost)
+            subscribers = self._subscribers[self._position : end]
+            if self._deliver is None:
+                for subscriber in subscribers:
+                    subscriber.deliver(batch)
             else:
-                del self._jobs[job.channel]
-        return bool(turns)
+                for subscriber in subscribers:
+                    self._deliver(subscriber, batch)
+            budget -= len(subscribers) * batch.cost
+            self._position = end
+            if end >= len(self._subscribers):
+                self._batch = None
+                self._subscribers = ()
+        return True
 
-    def _advance(self, job: _Job, budget: int) -> int:
-        batch = job.batch
-        if batch is None:
-            batch = job.batch = self._take(job)
-            job.subscribers = tuple(self._registry.subscribers(job.channel))
-            job.position = 0
-            self._on_batch(batch, len(job.subscribers))
-        end = job.position + max(1, budget // batch.cost)
-        subscribers = job.subscribers[job.position : end]
+    def _begin(self) -> Batch:
+        batch = self._batch = self._take()
+        self._subscribers = tuple(self._registry.subscribers(batch.channel))
+        self._position = 0
+        self._on_batch(batch, self._subscribers)
+        return batch
+
+    def _take(self) -> Batch:
+        """The next message, and those that follow it on the same channel, up to the bounds of a
+        batch.
+        """
+        items = self._items
+        first = items.popleft()
+        taken, size = [first], _size(first)
         if self._deliver is None:
-            for subscriber in subscribers:
-                subscriber.deliver(batch)
-        else:
-            for subscriber in subscribers:
-                self._deliver(subscriber, batch)
-        job.position = end
-        if end >= len(job.subscribers):
-            job.batch = None
-            job.subscribers = ()
-        return 1 + len(subscribers) * batch.cost
+            while (
+                items
+                and items[0].channel == first.channel
+                and len(taken) < BATCH_ITEMS
+                and size < BATCH_BYTES
+            ):
+                item = items.popleft()
+                taken.append(item)
+                size += _size(item)
+        return Batch(first.channel, taken, size)
 
-    def _take(self, job: _Job) -> Batch:
-        taken: list[Item] = []
-        size = 0
-        most = BATCH_ITEMS if self._deliver is None else 1
-        while job.items and len(taken) < most and size < BATCH_BYTES:
-            item = job.items.popleft()
-            taken.append(item)
-            size += _size(item)
-        self.queued -= len(taken)
-        return Batch(job.channel, taken, size)
+
+def modes_of(item: Item) -> list[Mode]:
+    """The kinds of subscribers that `item` says something to."""
+    modes = []
+    if item.http_response is not None:
+        modes.append(Mode.RESPONSE)
+    if item.http_stream is not None:
+        modes.append(Mode.STREAM)
+    return modes
 
 
 def _size(item: Item) -> int:

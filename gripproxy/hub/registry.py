@@ -1,14 +1,26 @@
 """Who listens to which channel."""
 
 from collections.abc import Callable, Mapping
+from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from gripproxy.hub.fanout import Batch
 
 
+class Mode(Enum):
+    """The kinds of subscribers, by GRIP's names of the ways to hold."""
+
+    RESPONSE = "response"
+    STREAM = "stream"
+
+
 class Subscriber(Protocol):
     """A held connection, as the hub knows it."""
+
+    @property
+    def mode(self) -> Mode:
+        """Which of an item's formats is for it."""
 
     @property
     def bucket(self) -> str:

@@ -161,7 +161,7 @@ async def open_stage(*conditions: str, **settings: Any) -> AsyncIterator[Stage]:
     """Start a backend and a proxy with one route to it for each condition.
 
     What follows ` -> ` in a condition becomes parameters of the target. `settings` go to
-    `start_proxy`.
+    `start_proxy`. Whatever the tests do, the proxy must not log an exception that nobody caught.
     """
     async with start_backend() as backend:
         routes = []
@@ -173,6 +173,7 @@ async def open_stage(*conditions: str, **settings: Any) -> AsyncIterator[Stage]:
             if PUSHPIN:
                 await _until_it_takes_instructions(stage)
             yield stage
+            assert "Traceback" not in proxy.log(), proxy.log()
 
 
 async def _until_it_takes_instructions(stage: Stage) -> None:

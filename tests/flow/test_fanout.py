@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -175,6 +176,20 @@ async def test_publishers_beyond_the_most_wait_for_their_turn() -> None:
             assert not asking.done()
             await second.close()
             assert (await asking).status == 200
+
+
+@shared
+async def test_message_rate_and_hwm_cap_the_deliveries() -> None:
+    """Twenty a second, one at a time, and no more than five may wait."""
+    c = fresh()
+    limits = {"message_rate": 20, "message_hwm": 5}
+    async with open_stage("*", handler=limits) as stage, stage.streaming(c) as (client, _):
+        start = time.monotonic()
+        await stage.proxy.publish(*[line(c, f"{n:02d}") for n in range(20)])
+        assert await client.read_bytes(10) == b"0001020304"
+        assert time.monotonic() - start > 0.15
+        await stage.proxy.publish(line(c, "later"))
+        assert await client.read_until(b"later") in (b"later", b"05later", b"0506later")
 
 
 # -- clients that do not read ----------------------------------------------------------------

@@ -50,6 +50,7 @@ def answered(**more: Any) -> dict[str, Any]:
 ERRORS: list[tuple[Any, str]] = [
     (b"", NOT_JSON),
     (b"{", NOT_JSON),
+    (b'{"response": ' + b"[" * 50_000, NOT_JSON),
     (b'"text"', NOT_JSON),
     (b"null", NOT_JSON),
     (b"\xff\xfe", NOT_JSON),
@@ -162,6 +163,20 @@ async def test_an_instruction_over_100000_bytes_is_a_502(stage: Stage, debug: bo
     r = await stage.ask(instruct(answered(body="x" * 100_000)), debug=debug)
     text = f"GRIP instruct response too large from {stage.backend.address}\n".encode()
     assert (r.status, r.body) == (502, text if debug else BAD_ORIGIN)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"headers": [["X", "a\r\nInjected: 1"]]},
+        {"headers": {"X: 1\r\nInjected": "1"}},
+        {"reason": "OK\r\nInjected: 1"},
+    ],
+)
+async def test_a_document_cannot_write_lines_of_its_own(stage: Stage, fields: Any) -> None:
+    """Pushpin 1.36 lets it."""
+    r = await stage.ask(instruct(answered(**fields)))
+    assert (r.status, r.body) == (502, BAD_ORIGIN)
 
 
 # -- the response ----------------------------------------------------------------------------

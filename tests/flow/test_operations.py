@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from tests.support.backend import Backend, Exchange, response, start_backend
 from tests.support.client import connect, fetch, get
-from tests.support.proxy import PUSHPIN, Proxy, free_ports, run_cli, start_proxy
+from tests.support.proxy import PUSHPIN, Proxy, free_ports, has_ipv6, run_cli, start_proxy
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 shared = pytest.mark.shared
@@ -221,12 +221,12 @@ async def test_port_of_the_command_line_replaces_all_others(backend: Backend) ->
             await get(proxy.port)
 
 
-async def test_it_runs_without_any_configuration(backend: Backend, tmp_path: Path) -> None:
+async def test_it_runs_without_naming_a_configuration(backend: Backend) -> None:
     (port,) = free_ports(1)
     # an instance number moves the control ports away from other programs' on this machine
     number = 1000 + port % 4000
     async with start_proxy(
-        config="",
+        configured=False,
         args=[
             "--port",
             f"127.0.0.1:{port}",
@@ -461,6 +461,18 @@ async def test_several_client_ports_are_opened(backend: Backend) -> None:
     async with start_proxy(f"* {backend.address}", runner={"http_port": ports}) as proxy:
         for port in (proxy.port, second):
             assert (await get(port)).body == b"hello\n"
+
+
+@shared
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback address")
+async def test_client_port_may_have_an_ipv6_address(backend: Backend) -> None:
+    (port,) = free_ports(1)
+    ports = f"127.0.0.1:{{port}},[::1]:{port}"
+    async with (
+        start_proxy(f"* {backend.address}", runner={"http_port": ports}),
+        connect(port, host="::1") as c,
+    ):
+        assert (await c.request("GET", "/", host=f"[::1]:{port}")).body == b"hello\n"
 
 
 # -- limits of the process -----------------------------------------------------

@@ -329,7 +329,7 @@ async def test_pipelined_requests_are_answered_in_order(stage: Stage) -> None:
         ]
 
 
-@shared
+# Pushpin does so too, but under load it now and then leaves the backend waiting
 @pytest.mark.parametrize("how", ["close", "half-close", "reset"])
 async def test_backend_request_is_cancelled_when_the_client_goes(stage: Stage, how: str) -> None:
     backend, proxy = stage
@@ -421,3 +421,10 @@ async def test_options_and_unknown_methods_are_forwarded(stage: Stage) -> None:
     for method in ("OPTIONS", "PROPFIND", "M-SEARCH", "FOO", "get"):
         assert (await fetch(proxy.port, method, "/hello")).status == 200
         assert (await backend.next_request()).method == method
+
+
+async def test_burst_of_connections_is_served(stage: Stage) -> None:
+    proxy = stage[1]
+    async with asyncio.TaskGroup() as tasks:
+        asked = [tasks.create_task(get(proxy.port, "/hello")) for _ in range(300)]
+    assert {t.result().body for t in asked} == {b"hello\n"}

@@ -12,6 +12,7 @@ import zmq.asyncio
 
 from tests.flow.holding import Stage, fresh, hold, line, open_stage, reply
 from tests.flow.peers import Publisher, json_frame, publisher, pusher, tnetstring
+from tests.support.backend import response
 from tests.support.proxy import free_ports
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -152,6 +153,31 @@ async def test_what_pull_cannot_read_has_no_effect(bound: Bound, which: int) -> 
     c = fresh()
     async with bound.stage.streaming(c) as (client, _):
         await bound.push.send_multipart(invalid(c)[which])
+        await bound.push.send(tnetstring(line(c, "end")))
+        assert await client.read_bytes(3) == b"end"
+
+
+@shared
+async def test_a_channel_may_be_any_bytes(bound: Bound) -> None:
+    c = b"\xff\xfe" + fresh().encode()
+    item = tnetstring({"channel": c, "http-stream": {"content": "x"}})
+    answer = response(200, [("Grip-Hold", "stream"), ("Grip-Channel", c.decode("latin-1"))])
+    path = "/" + fresh("bytes")
+    async with bound.stage.held(answer, path=path) as client:
+        await client.read_head()
+        await bound.stage.proxy.wait_log(rf"subscribe \S+{path} ")
+        await bound.push.send(item)
+        assert await client.read_bytes(1) == b"x"
+
+
+async def test_what_is_nested_too_deeply_has_no_effect(bound: Bound) -> None:
+    c = fresh()
+    deep = b""
+    for _ in range(20_000):
+        deep = b"%d:%s]" % (len(deep), deep)
+    async with bound.stage.streaming(c) as (client, _):
+        await bound.push.send(deep)
+        await bound.push.send(b"J" + b"[" * 100_000)
         await bound.push.send(tnetstring(line(c, "end")))
         assert await client.read_bytes(3) == b"end"
 

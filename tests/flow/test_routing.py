@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from tests.support.backend import Backend, Exchange, response, start_backend
 from tests.support.client import connect, get
-from tests.support.proxy import Proxy, start_proxy
+from tests.support.proxy import Proxy, has_ipv6, start_proxy
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 shared = pytest.mark.shared
@@ -383,6 +383,16 @@ async def test_broken_lines_of_new_routes_are_reported_and_the_rest_is_used(
         await proxy.wait_log(r"routes:1: ")
         await proxy.wait_log(r"routes loaded with 1 entries", count=2)
         assert await chosen(proxy) == "new"
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback address")
+async def test_target_may_be_an_ipv6_address() -> None:
+    async with start_backend(host="::1") as backend:
+        backend.on("*", name_route)
+        async with start_proxy(f"* [::1]:{backend.port}") as proxy:
+            assert (await get(proxy.port, "/x")).body == b" /x"
+            assert backend.requests[-1].header("host") == "localhost"
+            await proxy.wait_log(rf"GET \S+ -> \[::1\]:{backend.port} code=200")
 
 
 # -- what gripproxy leaves out -------------------------------------------------

@@ -126,6 +126,17 @@ async def test_a_client_that_leaves_its_stream_is_unsubscribed(watched: Watched,
 
 
 @shared
+async def test_a_client_that_does_not_read_and_leaves_is_unsubscribed(watched: Watched) -> None:
+    c = fresh()
+    async with watched.stage.streaming(c, receive_buffer=4096) as (client, _):
+        await watched.publisher.wait(True, c)
+        for _ in range(12):
+            await watched.stage.proxy.publish(line(c, "x" * 500_000))
+        client.abort()
+        await watched.publisher.wait(False, c)
+
+
+@shared
 async def test_clients_that_leave_their_polls_are_unsubscribed(watched: Watched) -> None:
     """In one test for all ways, since the channels of polls linger for a second."""
     channels = {how: fresh() for how in ("close", "reset", "half-close")}
@@ -265,8 +276,8 @@ async def test_requests_sent_together_are_held_one_after_the_other(stage: Stage)
 async def impatient() -> AsyncIterator[Stage]:
     """With the least of everything that a client may take."""
     runner: dict[str, object] = {
-        "client_idle_timeout": 1,
-        "client_inactivity_timeout": 1.5,
+        "client_idle_timeout": 0.5,
+        "client_inactivity_timeout": 2.5,
         "client_pipeline_bytes": 1000,
     }
     async with open_stage("*", runner=runner) as it:
@@ -283,15 +294,15 @@ async def test_a_held_client_may_not_send_ahead_more_than_the_bound(impatient: S
 
 
 async def test_what_is_held_outlives_the_idle_timeout(impatient: Stage) -> None:
-    """The keep-alive of one tells the time, and keeps its client from being inactive."""
+    """The keep-alive of one tells the time: it comes after one second to two."""
     c, d = fresh(), fresh()
-    alive = {"Grip-Keep-Alive": "k; timeout=1; mode=interval"}
-    async with impatient.streaming(c, alive) as (clock, _):
-        await clock.read_bytes(3)
-        async with impatient.held(hold("response", d), d) as client:
-            await clock.read_bytes(3)
-            await impatient.proxy.publish(reply(d, "news"))
-            assert (await client.read_response()).body == b"news"
+    async with (
+        impatient.held(hold("response", d), d) as client,
+        impatient.streaming(c, {"Grip-Keep-Alive": "k; timeout=2"}) as (clock, _),
+    ):
+        assert await clock.read_bytes(1) == b"k"
+        await impatient.proxy.publish(reply(d, "news"))
+        assert (await client.read_response()).body == b"news"
 
 
 async def test_a_held_client_without_a_byte_either_way_is_given_up(impatient: Stage) -> None:

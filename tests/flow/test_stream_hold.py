@@ -303,6 +303,17 @@ async def test_a_close_ends_the_body_and_keeps_the_connection(stage: Stage) -> N
 
 
 @shared
+async def test_a_close_waits_for_a_client_that_reads_slowly(stage: Stage) -> None:
+    c = fresh()
+    async with stage.streaming(c, receive_buffer=4096) as (client, _):
+        for n in range(8):
+            await stage.proxy.publish(line(c, f"{n}" * 100_000))
+        await stage.proxy.publish(line(c, action="close"))
+        assert await client.read_rest() == b"".join(b"%d" % n * 100_000 for n in range(8))
+        await expect_next(stage, client)
+
+
+@shared
 async def test_a_close_ends_the_connection_if_the_client_asked_so(stage: Stage) -> None:
     c = fresh()
     answer = hold("stream", c)

@@ -165,7 +165,7 @@ async def test_newer_certificate_is_used_and_open_connections_stay() -> None:
     old, new = CA.issue("a.example"), CA.issue("a.example")
     async with start_backend() as backend:
         backend.on("*", response(200, {}, b"ok"))
-        async with start_proxy(f"* {backend.address}", https=1, wait_ports=[]) as proxy:
+        async with start_proxy(f"* {backend.address}", https=1) as proxy:
             write_pair(proxy, "a.example", old, age=60)
             async with connect(proxy.https_port, tls=client_context(), sni="a.example") as c:
                 assert serial(c) == old.serial

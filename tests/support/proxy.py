@@ -71,6 +71,15 @@ def free_ports(count: int) -> list[int]:
             s.close()
 
 
+def has_ipv6() -> bool:
+    """Whether this machine has an IPv6 loopback address."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment with the source tree importable."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(extra or {})}
@@ -354,14 +363,16 @@ async def start_proxy(
     args: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     config: str | None = None,
+    configured: bool = True,
     wait_ports: Sequence[int] | None = None,
     exit_status: int | None = 0,
 ) -> AsyncIterator[Proxy]:
     """Start the proxy and wait until it accepts connections; stop it on leaving.
 
     `config` replaces the generated config text; `{port}`, `{http_control}` and `{directory}` in it
-    are filled in. `wait_ports` replaces the ports to wait for (client, control and TLS ports).
-    `exit_status` is what stopping must give; None for a process that the test ends itself.
+    are filled in. With `configured=False` there is no config. `wait_ports` replaces the ports to
+    wait for (client, control and TLS ports). `exit_status` is what stopping must give; None for a
+    process that the test ends itself.
     """
     directory = Path(tempfile.mkdtemp(prefix="proxytest-"))
     ports = free_ports(5 + https)
@@ -370,9 +381,12 @@ async def start_proxy(
         with _probe(it):
             _write_files(it, routes, proxy, runner, handler, globals, certs, files, config)
             extra = ["--merge-output"] if PUSHPIN else []
+            named = [f"--config={it.config_path}"] if configured else []
+            if not configured:
+                it.config_path.unlink()
             with it.log_path.open("wb") as log:
                 it.process = subprocess.Popen(
-                    [*program(), f"--config={it.config_path}", *extra, *args],
+                    [*program(), *named, *extra, *args],
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                     cwd=directory, env=environment(env), start_new_session=True,
                 )  # fmt: skip

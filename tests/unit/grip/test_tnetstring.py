@@ -92,7 +92,7 @@ def test_a_value_inside_a_list_cannot_reach_beyond_it() -> None:
 
 def test_writes_the_shapes_that_peers_expect() -> None:
     assert dumps({"a": [1, b"x", "é"], b"b": (True, None, 0.5)}) == (
-        b"41:1:a,12:1:1#1:x,2:\xc3\xa9,]1:b,14:4:true!0:~3:0.5^]}"
+        b"45:1:a,13:1:1#1:x,2:\xc3\xa9,]1:b,16:4:true!0:~3:0.5^]}"
     )
 
 

@@ -253,7 +253,6 @@ def test_white_space_around_a_value_is_not_part_of_it(end: bytes) -> None:
     assert (head.host, head.length) == (b"a", 5)
     assert head.websocket
     assert head.expects_continue
-    assert request(b"Transfer-Encoding:" + end + b"chunked" + end).length == CHUNKED
 
 
 def test_as_many_fields_as_allowed_are_accepted() -> None:
@@ -352,7 +351,7 @@ def test_other_content_lengths_are_refused(value: bytes) -> None:
     assert refusal(b"Content-Length: " + value, method=b"POST") == 400
 
 
-@pytest.mark.parametrize("value", [b"chunked", b"Chunked", b"CHUNKED"])
+@pytest.mark.parametrize("value", [b"chunked", b"Chunked", b"CHUNKED", b" \tchunked "])
 def test_chunked_is_the_transfer_coding(value: bytes) -> None:
     assert request(b"transfer-encoding: " + value, method=b"POST").length == CHUNKED
 
@@ -574,7 +573,7 @@ def test_malformed_fields_of_a_response_are_refused(fields: bytes) -> None:
         ([b"Content-Length: 12 \t"], 12),
         ([b"Transfer-Encoding: chunked"], CHUNKED),
         ([b"transfer-encoding: Chunked"], CHUNKED),
-        ([b"Transfer-Encoding: chunked \t"], CHUNKED),
+        ([b"Transfer-Encoding:\tchunked "], CHUNKED),
     ],
 )
 def test_the_length_of_a_response(fields: list[bytes], length: int) -> None:
@@ -726,17 +725,9 @@ class Lenient:
         self._fields = fields
 
     def feed_data(self, data: bytes) -> None:
-        line, *lines = data.splitlines()
-        self._fields.on_url(line.split(b" ")[1])
-        for text in filter(None, lines):
+        for text in filter(None, data.splitlines()[1:]):
             name, _, value = text.partition(b":")
             self._fields.on_header(name, value.strip())
-
-    def get_http_version(self) -> str:
-        return "1.1"
-
-    def get_status_code(self) -> int:
-        return 200
 
 
 @pytest.mark.parametrize(
@@ -754,7 +745,6 @@ def test_no_body_of_two_framings_is_accepted_whatever_the_tokeniser_lets_through
     fields: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(httptools, "HttpRequestParser", Lenient)
-    monkeypatch.setattr(httptools, "HttpResponseParser", Lenient)
     assert refusal(*fields, method=b"POST") == 400
     with pytest.raises(HttpError):
         response(*fields)

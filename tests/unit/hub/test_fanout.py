@@ -1,0 +1,366 @@
+"""The fan-out: who is given which messages, together with which others, and when."""
+
+from collections.abc import Callable
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gripproxy.grip.item import Action, HttpResponse, HttpStream, Item, WsMessage
+from gripproxy.hub import fanout
+from gripproxy.hub.fanout import BATCH_BYTES, BATCH_ITEMS, COST_BYTES, SLICE, Batch, Fanout
+from gripproxy.hub.registry import Registry, Subscriber
+
+
+def stream(content: bytes, channel: str = "a") -> Item:
+    return Item(channel, http_stream=HttpStream(Action.SEND, content))
+
+
+class Listener:
+    """A subscriber that keeps what it is given, and then does `then`."""
+
+    bucket = ""
+
+    def __init__(self, then: Callable[[Batch], None] | None = None) -> None:
+        self.batches: list[Batch] = []
+        self._then = then
+
+    def deliver(self, batch: Batch) -> None:
+        self.batches.append(batch)
+        if self._then is not None:
+            self._then(batch)
+
+    def contents(self, channel: str = "a") -> list[bytes]:
+        """What streams would show of it."""
+        items = [item for batch in self.batches if batch.channel == channel for item in batch.items]
+        return [item.http_stream.content for item in items if item.http_stream is not None]
+
+
+class Stage:
+    def __init__(self, deliver: Callable[[Subscriber, Batch], None] | None = None) -> None:
+        self.registry = Registry(0.0)
+        self.begun: list[tuple[str, int, int]] = []  # channel, messages, receivers
+        self.fanout = Fanout(self.registry, self._begin, deliver)
+
+    def _begin(self, batch: Batch, receivers: int) -> None:
+        self.begun.append((batch.channel, len(batch.items), receivers))
+
+    def listeners(self, count: int, channel: str = "a") -> list[Listener]:
+        listeners = [Listener() for _ in range(count)]
+        for listener in listeners:
+            self.registry.subscribe(channel, listener)
+        return listeners
+
+    def run(self, slices_max: int = 1000) -> int:
+        """Do all the work; how many slices it took."""
+        for number in range(1, slices_max + 1):
+            if not self.fanout.run():
+                assert self.fanout.queued == 0
+                return number
+        raise AssertionError("the work does not end")
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+# -- who is given what ---------------------------------------------------------------------------
+
+
+def test_there_is_nothing_to_do_at_first(stage: Stage) -> None:
+    assert stage.fanout.queued == 0
+    assert stage.fanout.run() is False
+
+
+def test_every_subscriber_of_the_channel_is_given_the_message_and_no_other(stage: Stage) -> None:
+    here, there = stage.listeners(3), stage.listeners(2, "b")
+    stage.fanout.add([stream(b"1")])
+    assert stage.run() == 1
+    assert [listener.contents() for listener in here] == [[b"1"]] * 3
+    assert [listener.batches for listener in there] == [[], []]
+
+
+def test_a_message_that_nobody_wants_is_told_and_gone(stage: Stage) -> None:
+    stage.fanout.add([stream(b"1")])
+    assert stage.run() == 1
+    assert stage.begun == [("a", 1, 0)]
+    (late,) = stage.listeners(1)
+    assert stage.fanout.run() is False
+    assert late.batches == []
+
+
+def test_messages_that_wait_leave_together(stage: Stage) -> None:
+    here = stage.listeners(2)
+    stage.fanout.add([stream(b"1"), stream(b"2")])
+    stage.fanout.add([stream(b"3")])
+    assert stage.fanout.queued == 3
+    stage.run()
+    assert stage.begun == [("a", 3, 2)]
+    assert [listener.contents() for listener in here] == [[b"1", b"2", b"3"]] * 2
+    assert here[0].batches[0] is here[1].batches[0]
+
+
+def test_messages_of_different_channels_leave_apart(stage: Stage) -> None:
+    (listener,) = stage.listeners(1)
+    stage.registry.subscribe("b", listener)
+    stage.fanout.add([stream(b"1"), stream(b"x", "b"), stream(b"2")])
+    stage.run()
+    assert stage.begun == [("a", 2, 1), ("b", 1, 1)]
+    assert listener.contents() == [b"1", b"2"]
+    assert listener.contents("b") == [b"x"]
+
+
+def test_a_batch_has_so_many_messages_at_most(stage: Stage) -> None:
+    (listener,) = stage.listeners(1)
+    stage.fanout.add([stream(b"%d" % number) for number in range(2 * BATCH_ITEMS + 1)])
+    stage.run()
+    assert [count for _, count, _ in stage.begun] == [BATCH_ITEMS, BATCH_ITEMS, 1]
+    assert listener.contents() == [b"%d" % number for number in range(2 * BATCH_ITEMS + 1)]
+
+
+def test_a_batch_takes_no_further_message_once_it_is_large(stage: Stage) -> None:
+    (listener,) = stage.listeners(1)
+    half = bytes(BATCH_BYTES // 2)
+    stage.fanout.add([stream(half + b"1"), stream(half), stream(half), stream(b""), stream(b"")])
+    stage.run()
+    assert [count for _, count, _ in stage.begun] == [2, 3]
+    assert [batch.size for batch in listener.batches] == [BATCH_BYTES + 1, BATCH_BYTES // 2]
+
+
+def test_a_message_larger_than_a_batch_leaves_alone(stage: Stage) -> None:
+    (listener,) = stage.listeners(1)
+    stage.fanout.add([stream(bytes(3 * BATCH_BYTES)), stream(b"2")])
+    stage.run()
+    assert [len(batch.items) for batch in listener.batches] == [1, 1]
+
+
+def test_the_contents_of_all_formats_count_towards_the_size(stage: Stage) -> None:
+    (listener,) = stage.listeners(1)
+    item = Item(
+        "a",
+        http_response=HttpResponse(Action.SEND, body=b"123"),
+        http_stream=HttpStream(Action.SEND, b"12"),
+        ws_message=WsMessage(Action.SEND, content=b"1"),
+    )
+    stage.fanout.add([item, Item("a")])
+    stage.run()
+    assert listener.batches[0].size == 6
+
+
+# -- in slices -----------------------------------------------------------------------------------
+
+
+def test_a_large_fan_out_goes_out_in_slices(stage: Stage) -> None:
+    listeners = stage.listeners(2 * SLICE + 1)
+    stage.fanout.add([stream(b"1")])
+    received = []
+    while True:
+        more = stage.fanout.run()
+        received.append(sum(len(listener.batches) for listener in listeners))
+        if not more:
+            break
+    assert received == [SLICE, 2 * SLICE, 2 * SLICE + 1]
+    assert stage.begun == [("a", 1, 2 * SLICE + 1)]
+
+
+def test_large_messages_make_for_shorter_slices(stage: Stage) -> None:
+    listeners = stage.listeners(SLICE)
+    stage.fanout.add([stream(bytes(3 * COST_BYTES))])
+    assert stage.fanout.run() is True
+    assert sum(len(listener.batches) for listener in listeners) == SLICE // 4
+    assert stage.run() == 3
+
+
+def test_however_large_a_message_is_each_slice_gets_on(stage: Stage) -> None:
+    listeners = stage.listeners(3)
+    stage.fanout.add([stream(bytes(2 * SLICE * COST_BYTES))])
+    for number in (1, 2, 3):
+        stage.fanout.run()
+        assert sum(len(listener.batches) for listener in listeners) == number
+    assert stage.fanout.run() is False
+
+
+def test_channels_without_subscribers_cost_something_too(stage: Stage) -> None:
+    stage.fanout.add([stream(b"1", str(number)) for number in range(2 * SLICE)])
+    assert stage.fanout.run() is True
+    assert len(stage.begun) == SLICE
+
+
+def test_channels_take_turns(stage: Stage) -> None:
+    many, (one,) = stage.listeners(3 * SLICE), stage.listeners(1, "b")
+    stage.fanout.add([stream(b"1")])
+    assert stage.fanout.run() is True
+    stage.fanout.add([stream(b"x", "b"), stream(b"y", "b")])
+    stage.fanout.run()  # the slice that was next
+    assert stage.fanout.run() is True
+    assert one.contents("b") == [b"x", b"y"]
+    assert many[-1].batches == []
+    stage.run()
+    assert many[-1].contents() == [b"1"]
+
+
+def test_messages_that_come_meanwhile_form_the_next_batch(stage: Stage) -> None:
+    listeners = stage.listeners(SLICE + 1)
+    stage.fanout.add([stream(b"1")])
+    stage.fanout.run()
+    stage.fanout.add([stream(b"2"), stream(b"3")])
+    assert stage.fanout.queued == 2
+    stage.run()
+    assert [len(batch.items) for batch in listeners[-1].batches] == [1, 2]
+    assert all(listener.contents() == [b"1", b"2", b"3"] for listener in listeners)
+
+
+def test_a_batch_goes_to_those_who_listen_when_it_begins(stage: Stage) -> None:
+    stage.fanout.add([stream(b"1")])
+    listeners = stage.listeners(SLICE + 1)
+    stage.fanout.run()
+    (late,) = stage.listeners(1)
+    stage.registry.unsubscribe("a", listeners[-1])
+    stage.fanout.add([stream(b"2")])
+    stage.run()
+    assert late.contents() == [b"2"]
+    assert listeners[-1].contents() == [b"1"]
+
+
+def test_a_delivery_may_end_the_subscription(stage: Stage) -> None:
+    def leave(batch: Batch) -> None:
+        for listener in listeners:
+            stage.registry.unsubscribe("a", listener)
+
+    listeners = [Listener(leave) for _ in range(3)]
+    for listener in listeners:
+        stage.registry.subscribe("a", listener)
+    stage.fanout.add([stream(b"1")])
+    stage.run()
+    stage.fanout.add([stream(b"2")])
+    stage.run()
+    assert [listener.contents() for listener in listeners] == [[b"1"]] * 3
+
+
+def test_a_delivery_may_publish(stage: Stage) -> None:
+    listener = Listener(
+        lambda batch: stage.fanout.add([stream(b"2")]) if len(listener.batches) == 1 else None
+    )
+    stage.registry.subscribe("a", listener)
+    stage.fanout.add([stream(b"1")])
+    stage.run()
+    assert listener.contents() == [b"1", b"2"]
+
+
+def test_a_hook_may_stand_before_the_subscribers_and_sees_each_message_alone() -> None:
+    held: list[tuple[Subscriber, Batch]] = []
+    stage = Stage(lambda subscriber, batch: held.append((subscriber, batch)))
+    listeners = stage.listeners(2)
+    stage.fanout.add([stream(b"1"), stream(b"2")])
+    stage.run()
+    assert stage.begun == [("a", 1, 2), ("a", 1, 2)]
+    assert [listener.batches for listener in listeners] == [[], []]
+    assert [subscriber for subscriber, _ in held] == listeners * 2
+    assert [batch.items for _, batch in held] == [[stream(b"1")]] * 2 + [[stream(b"2")]] * 2
+
+
+# -- what a batch shows of itself ----------------------------------------------------------------
+
+SEND, CLOSE = HttpStream(Action.SEND, b"0123456789ab"), HttpStream(Action.CLOSE)
+OTHER = Item("a", ws_message=WsMessage(Action.SEND, content=b"ws"))
+
+
+def batch(*items: Item | HttpStream) -> Batch:
+    made = [item if isinstance(item, Item) else Item("a", http_stream=item) for item in items]
+    return Batch("a", made, 0)
+
+
+def test_a_stream_shows_the_contents_one_after_the_other() -> None:
+    one = batch(SEND, OTHER, HttpStream(Action.SEND, b"\n"))
+    assert one.stream == b"0123456789ab\n"
+    assert one.chunks == b"c\r\n0123456789ab\r\n1\r\n\n\r\n"
+    assert not one.closes_stream
+
+
+def test_an_empty_content_makes_no_chunk_which_would_end_the_stream() -> None:
+    empty = batch(HttpStream(Action.SEND, b""))
+    assert (empty.stream, empty.chunks) == (b"", b"")
+
+
+@pytest.mark.parametrize("action", [Action.HINT, Action.REFRESH])
+def test_other_actions_show_nothing_on_a_stream(action: Action) -> None:
+    hint = batch(HttpStream(action, b"x"))
+    assert (hint.stream, hint.chunks, hint.closes_stream) == (b"", b"", False)
+
+
+def test_a_stream_shows_nothing_after_a_close() -> None:
+    closing = batch(SEND, CLOSE, HttpStream(Action.SEND, b"late"))
+    assert closing.stream == b"0123456789ab"
+    assert closing.chunks == b"c\r\n0123456789ab\r\n"
+    assert closing.closes_stream
+
+
+def test_messages_of_other_formats_show_nothing() -> None:
+    other = batch(OTHER)
+    assert (other.stream, other.chunks, other.closes_stream) == (b"", b"", False)
+    assert other.response is None
+
+
+@pytest.mark.parametrize("action", [Action.SEND, Action.HINT])
+def test_a_response_is_answered_with_the_first_message_for_it(action: Action) -> None:
+    first, second = HttpResponse(action, body=b"1"), HttpResponse(Action.SEND, body=b"2")
+    items = [Item("a", http_response=response) for response in (first, second)]
+    assert batch(OTHER, *items).response is first
+
+
+@pytest.mark.parametrize("action", [Action.CLOSE, Action.REFRESH])
+def test_other_actions_mean_nothing_to_a_response(action: Action) -> None:
+    ignored = Item("a", http_response=HttpResponse(action))
+    answer = HttpResponse(Action.SEND, body=b"1")
+    assert batch(ignored).response is None
+    assert batch(ignored, Item("a", http_response=answer)).response is answer
+
+
+def test_a_batch_is_encoded_once() -> None:
+    one = batch(SEND)
+    assert one.stream is one.stream
+    assert one.chunks is one.chunks
+
+
+@pytest.mark.parametrize(
+    ("size", "cost"), [(0, 1), (COST_BYTES - 1, 1), (COST_BYTES, 2), (10 * COST_BYTES, 11)]
+)
+def test_a_large_batch_costs_more(size: int, cost: int) -> None:
+    assert Batch("a", [], size).cost == cost
+
+
+# -- whatever is published -----------------------------------------------------------------------
+
+CHANNELS = "abc"
+# What happens: so many messages for channels, or one slice of work (None).
+STEPS = st.lists(st.none() | st.text(CHANNELS, min_size=1, max_size=6), max_size=20)
+WHO = st.dictionaries(st.sampled_from(CHANNELS), st.integers(0, 7), min_size=1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(WHO, STEPS, st.integers(1, 9), st.integers(1, 3), st.booleans())
+def test_each_subscriber_is_given_each_message_of_its_channel_once_and_in_order(
+    who: dict[str, int], steps: list[str | None], budget: int, most: int, hooked: bool
+) -> None:
+    hook = (lambda subscriber, batch: subscriber.deliver(batch)) if hooked else None
+    stage = Stage(hook)
+    listeners = {channel: stage.listeners(who.get(channel, 0), channel) for channel in CHANNELS}
+    published: dict[str, list[bytes]] = {channel: [] for channel in CHANNELS}
+    with patch.object(fanout, "SLICE", budget), patch.object(fanout, "BATCH_ITEMS", most):
+        for number, step in enumerate(steps):
+            for channel in step or "":
+                content = b"%d" % number
+                stage.fanout.add([stream(content, channel)])
+                published[channel].append(content)
+            if step is None:
+                before = sum(len(each.batches) for those in listeners.values() for each in those)
+                stage.fanout.run()
+                after = sum(len(each.batches) for those in listeners.values() for each in those)
+                assert after - before <= budget
+        stage.run()
+    for channel in CHANNELS:
+        assert all(each.contents(channel) == published[channel] for each in listeners[channel])
+    assert sum(count for _, count, _ in stage.begun) == sum(map(len, published.values()))
+    assert all(receivers == who.get(channel, 0) for channel, _, receivers in stage.begun)
