@@ -99,7 +99,7 @@ class App:
             cross_origin=config.proxy.auto_cross_origin,
             accept_forwarded_proto=config.proxy.accept_x_forwarded_protocol,
             accept_pushpin_route=config.proxy.accept_pushpin_route,
-            turnstile=None if open_max is None else Turnstile(open_max),
+            turnstile=None if open_max is None else Turnstile(self._loop, open_max),
             upstream_key=self._load_key(config.proxy.upstream_key, "upstream_key"),
         )
         self._control: ControlServer | None = None

@@ -38,6 +38,7 @@ class Deadlines:
         self._order: list[int] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_slot = 0
+        self._closed = False
 
     def set(self, timed: Timed, at: float) -> None:
         """`timed.expired` is called once, soon after loop time `at`, unless the deadline is
@@ -69,6 +70,7 @@ class Deadlines:
                 timed.slot = 0
         self._slots.clear()
         self._order.clear()
+        self._closed = True
 
     def _put(self, timed: Timed, slot: int) -> None:
         timed.slot = slot
@@ -98,6 +100,8 @@ class Deadlines:
         for timed in due:
             timed.slot = 0
         for timed in due:
+            if self._closed:
+                return
             # An earlier call of this turn may have cleared or changed this one.
             at = timed.deadline
             if timed.slot or at == NEVER:

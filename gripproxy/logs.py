@@ -4,6 +4,7 @@
 """
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +31,14 @@ _SERVICES = {
 }
 
 
+# Channels and ids come from publishers: none of them may end a line and begin another.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
+
+
 class _Formatter(logging.Formatter):
     def __init__(self, name_service: bool) -> None:
         super().__init__()
@@ -44,7 +53,10 @@ class _Formatter(logging.Formatter):
             self._stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
         name = _NAMES.get(record.levelno, "TRACE" if record.levelno < logging.DEBUG else "ERR")
         service = f"[{_SERVICES.get(record.name, 'runner')}] " if self._name_service else ""
-        line = f"[{name}] {self._stamp}.{int(record.msecs):03d} {service}{record.getMessage()}"
+        message = record.getMessage()
+        if not message.isprintable():
+            message = _CONTROL.sub(_escape, message).encode("utf-8", "backslashreplace").decode()
+        line = f"[{name}] {self._stamp}.{int(record.msecs):03d} {service}{message}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line

@@ -9,8 +9,8 @@ import pytest
 def require(tool: str) -> str:
     """Return the path of a program that the test drives.
 
-    Without the program the test is skipped on a developer's machine and fails under `CI=true`, where
-    the run installs all of them and a silent skip would hide a hole.
+    Without the program the test is skipped on a developer's machine. Under `CI=true` it fails: the
+    run installs all of them there, and a silent skip would hide a hole.
     """
     path = shutil.which(tool)
     if path is not None:

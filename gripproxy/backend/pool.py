@@ -118,8 +118,11 @@ class Pool:
             self._deadlines.clear(connection)
             if not connection.transport.is_closing():
                 return connection
-        if len(origin.waiting) >= self._limits.waiting_max:
-            raise ConnectError(f"{len(origin.waiting)} requests wait for a connection already")
+        if (
+            origin.count >= self._limits.connections_max
+            and len(origin.waiting) - origin.connecting >= self._limits.waiting_max
+        ):
+            raise ConnectError(f"{self._limits.waiting_max} requests wait for a connection already")
         now = self._loop.time()
         origin.waiting.append((now, waiter))
         if not self._connect(origin) and origin.deadline > now + self._limits.waiting_timeout:

@@ -197,7 +197,9 @@ class Exchange:
             self._answer_error(502, _ORIGIN_FAILED)
 
     def on_upload_blocked(self) -> None:
-        self._client.pause_reading()
+        # Only while something is to be read: a paused client could leave unnoticed.
+        if self._client.receiving:
+            self._client.pause_reading()
 
     def on_upload_ready(self) -> None:
         self._client.resume_reading()
@@ -271,11 +273,14 @@ class Exchange:
         if turnstile is None or turnstile.enter(self):
             self.on_turn()
         else:
-            self._client.pause_reading()
+            self.on_upload_blocked()
 
     def on_turn(self) -> None:
         """The request may go now."""
         assert self._outgoing is not None
+        if self._client.exchange is not self:
+            self._end_upstream()  # the client has left
+            return
         self._client.resume_reading()
         self._upstream = BackendRequest(
             self._front.pool, self, self._outgoing, self._body, self._last_ids
@@ -286,9 +291,7 @@ class Exchange:
         """The backend has nothing more to do with it."""
         self._upstream = None
         if self._front.turnstile is not None:
-            following = self._front.turnstile.leave()
-            if following is not None:
-                following.on_turn()
+            self._front.turnstile.leave()
 
     def _drop_upstream(self) -> None:
         """The backend need not answer any more."""

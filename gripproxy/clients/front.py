@@ -4,11 +4,12 @@ The settings, the routes of the moment and the ways to the other packages.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Protocol
 
 from gripproxy.accesslog import AccessLog
 from gripproxy.backend.pool import Pool
@@ -19,11 +20,6 @@ from gripproxy.grip.signature import Key
 from gripproxy.hub.registry import Registry
 from gripproxy.hub.sequencer import Sequencer
 from gripproxy.stats import Stats
-
-if TYPE_CHECKING:
-    from gripproxy.clients.exchange import Exchange
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,31 +39,41 @@ class ClientLimits:
     subscriptions_max: int = 20
 
 
-class Turnstile(Generic[T]):
+class Waiter(Protocol):
+    """Who waits at a turnstile."""
+
+    def on_turn(self) -> None:
+        """It may go now."""
+
+
+class Turnstile:
     """Lets a number of requests go to backends at a time; the others wait in line."""
 
-    def __init__(self, bound: int) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, bound: int) -> None:
+        self._loop = loop
         self._free = bound
-        self._line: deque[T] = deque()
+        self._line: deque[Waiter] = deque()
 
-    def enter(self, request: T) -> bool:
-        """Whether `request` may go now; if not, `leave` names it when its turn has come."""
+    def enter(self, waiter: Waiter) -> bool:
+        """Whether `waiter` may go now; if not, it is called when its turn has come."""
         if self._free:
             self._free -= 1
             return True
-        self._line.append(request)
+        self._line.append(waiter)
         return False
 
-    def leave(self) -> T | None:
-        """A request is back; the one that takes its place, if any waits."""
+    def leave(self) -> None:
+        """One that went is back, and the next in line may go."""
         if self._line:
-            return self._line.popleft()
-        self._free += 1
-        return None
+            # Not at once: one that fails at once would call the next, and so on through the line.
+            self._loop.call_soon(self._line.popleft().on_turn)
+        else:
+            self._free += 1
 
-    def give_up(self, request: T) -> None:
-        """`request` waits no longer."""
-        self._line.remove(request)
+    def give_up(self, waiter: Waiter) -> None:
+        """`waiter` waits no longer; if its turn has come already, it gives it back in `on_turn`."""
+        with contextlib.suppress(ValueError):
+            self._line.remove(waiter)
 
 
 @dataclass(slots=True)
@@ -90,6 +96,6 @@ class Front:
     accept_forwarded_proto: bool = False
     accept_pushpin_route: bool = False
     upstream_key: Key | None = None
-    turnstile: "Turnstile[Exchange] | None" = None  # None: no bound
+    turnstile: Turnstile | None = None  # None: no bound
     queued_bytes: int = 0  # what all clients together have not taken
     random: Random = field(default_factory=Random)

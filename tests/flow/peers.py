@@ -81,7 +81,7 @@ class Publisher:
 
     async def _next(self) -> None:
         frame = await self.socket.recv()
-        self.notices.append((frame[:1] == b"\1", frame[1:].decode()))
+        self.notices.append((frame[:1] == b"\1", frame[1:].decode(errors="surrogateescape")))
 
 
 @contextlib.asynccontextmanager

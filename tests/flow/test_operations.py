@@ -221,10 +221,21 @@ async def test_port_of_the_command_line_replaces_all_others(backend: Backend) ->
             await get(proxy.port)
 
 
+def free_instance() -> int:
+    """An instance number that moves the control ports to where nobody listens."""
+    for number in range(300, 2000):
+        try:
+            for port in (5560, 5561, 5562, 5563):
+                socket.create_server(("127.0.0.1", port + 10 * number)).close()
+        except OSError:
+            continue
+        return number
+    raise AssertionError("no free ports")
+
+
 async def test_it_runs_without_naming_a_configuration(backend: Backend) -> None:
     (port,) = free_ports(1)
-    # an instance number moves the control ports away from other programs' on this machine
-    number = 1000 + port % 4000
+    number = free_instance()
     async with start_proxy(
         configured=False,
         args=[
@@ -493,26 +504,73 @@ async def test_clients_beyond_client_maxconn_wait_their_turn(backend: Backend) -
         assert (await three.read_response()).body == b"hello\n"
 
 
-async def test_requests_beyond_max_open_requests_wait(backend: Backend) -> None:
-    settings = {"max_open_requests": 1}
-    async with start_proxy(f"* {backend.address}", proxy=settings) as proxy:
-        release = asyncio.Event()
+class Gate:
+    """Keeps requests to /gate until it is opened."""
 
-        async def wait(ex: Exchange) -> bytes:
-            await release.wait()
-            return response(200, {}, b"waited")
+    def __init__(self, backend: Backend) -> None:
+        self.opened = asyncio.Event()
+        backend.reset()
+        backend.on("*", response(200, {}, b"hello\n"))
+        backend.on("/gate", self.handle)
 
-        backend.on("/wait", wait)
-        async with connect(proxy.port) as one, connect(proxy.port) as two:
-            await one.send(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
-            async with asyncio.timeout(5):
-                while backend.requests[-1:] == [] or backend.requests[-1].target != "/wait":
-                    await asyncio.sleep(0.01)
-            await two.send(b"GET /other HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert await two.is_silent(0.3)
-            release.set()
-            assert (await one.read_response()).body == b"waited"
-            assert (await two.read_response()).body == b"hello\n"
+    async def handle(self, ex: Exchange) -> bytes:
+        await self.opened.wait()
+        return response(200, {}, b"waited")
+
+
+async def test_requests_beyond_max_open_requests_wait() -> None:
+    async with (
+        start_backend() as backend,
+        start_proxy(f"* {backend.address}", proxy={"max_open_requests": 1}) as proxy,
+        connect(proxy.port) as one,
+        connect(proxy.port) as two,
+    ):
+        gate = Gate(backend)
+        await one.send(b"GET /gate HTTP/1.1\r\nHost: a\r\n\r\n")
+        await backend.next_request()
+        await two.send(b"GET /other HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert await two.is_silent(0.3)
+        gate.opened.set()
+        assert (await one.read_response()).body == b"waited"
+        assert (await two.read_response()).body == b"hello\n"
+
+
+async def test_everybody_who_waits_gets_a_turn() -> None:
+    async with start_backend() as backend:
+        routes = [f"* {backend.address}", "test.example test"]
+        async with (
+            start_proxy(routes, proxy={"max_open_requests": 1}) as proxy,
+            connect(proxy.port) as first,
+            asyncio.TaskGroup() as tasks,
+        ):
+            gate = Gate(backend)
+            await first.send(b"GET /gate HTTP/1.1\r\nHost: a\r\n\r\n")
+            await backend.next_request()
+            # the test target answers at once, so one turn follows the other without a pause
+            hosts = ["test.example"] * 300 + ["other.example"] * 100
+            waiting = [tasks.create_task(get(proxy.port, "/", host=h)) for h in hosts]
+            await proxy.wait_connections(401)
+            gate.opened.set()
+            assert {(await task).status for task in waiting} == {200}
+
+
+async def test_client_that_leaves_gives_up_its_turn() -> None:
+    async with (
+        start_backend() as backend,
+        start_proxy(f"* {backend.address}", proxy={"max_open_requests": 1}) as proxy,
+        connect(proxy.port) as first,
+    ):
+        gate = Gate(backend)
+        await first.send(b"GET /gate HTTP/1.1\r\nHost: a\r\n\r\n")
+        await backend.next_request()
+        async with connect(proxy.port) as c:
+            await c.send(b"GET /left HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert await c.is_silent(0.1)
+        await proxy.wait_log(r"GET http://a/left .*error$")
+        gate.opened.set()
+        assert (await first.read_response()).body == b"waited"
+        assert (await get(proxy.port, "/next")).body == b"hello\n"
+        assert [r.target for r in backend.requests] == ["/gate", "/next"]
 
 
 async def test_idle_clients_are_closed_and_held_ones_stay(backend: Backend) -> None:

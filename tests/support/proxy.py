@@ -232,6 +232,13 @@ class Proxy:
                 total += sum(int(x) for x in re.findall(r"^VmHWM:\s+(\d+)", status, re.MULTILINE))
         return total
 
+    async def wait_connections(self, count: int, timeout: float = 10) -> None:
+        """Wait until at least `count` clients of the client port have been accepted."""
+        deadline = time.monotonic() + timeout
+        while len(_established(self.port)) < count:
+            assert time.monotonic() < deadline, f"{len(_established(self.port))} connections"
+            await asyncio.sleep(POLL_SECONDS)
+
     def open_files(self) -> int:
         """How many file descriptors all processes hold."""
         return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in self._pids())
@@ -248,6 +255,13 @@ class Proxy:
             out.append(pid := todo.pop())
             todo += children.get(pid, [])
         return out
+
+
+def _established(port: int) -> list[str]:
+    """Connections to `port` of 127.0.0.1 that a process has accepted: those with an inode."""
+    local = f"0100007F:{port:04X}"
+    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return [row[9] for row in rows if row[1] == local and row[3] == "01" and row[9] != "0"]
 
 
 def write_section(name: str, *layers: Settings) -> str:

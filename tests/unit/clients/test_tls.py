@@ -186,7 +186,7 @@ def test_no_name_leads_out_of_the_directory(tmp_path: Path, pairs: list[Pair]) -
     put(inside / "sub", "a", pairs[0])
     put(inside, f"default_{PORT}", pairs[1])
     certificates = Certificates(inside, PORT)
-    for name in ("sub/a", "a.sub/a", f"{inside}/sub/a", "a b"):
+    for name in ("sub/a", "SUB/A", "a b"):
         assert shown(certificates, name) == pairs[1].serial
 
 
