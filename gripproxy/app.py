@@ -8,34 +8,28 @@ import logging
 import os
 import resource
 import signal
-import time
-from collections.abc import Callable
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import zmq
 
-from gripproxy import routesfile
 from gripproxy.accesslog import AccessLog
-from gripproxy.backend.headers import HeaderRules, HeaderTransform
 from gripproxy.backend.pool import Limits, Pool
 from gripproxy.clients.connection import ClientConnection
 from gripproxy.clients.front import ClientLimits, Front, Turnstile
 from gripproxy.clients.listener import Gate, Listener, bind_tcp, bind_unix
-from gripproxy.clients.routing import Routing
 from gripproxy.clients.tls import Certificates
 from gripproxy.config import Config
 from gripproxy.control.http import ControlLimits, ControlServer, listen
 from gripproxy.control.zmq import PullInput, SubInput
 from gripproxy.deadlines import Deadlines
-from gripproxy.errors import ConfigError, KeyFormatError
-from gripproxy.grip import signature
+from gripproxy.errors import ConfigError
 from gripproxy.hub.registry import Registry
 from gripproxy.hub.sequencer import Sequencer
 from gripproxy.logs import Logs, limited
 from gripproxy.publishing import PublishDoor, PublishLimits
-from gripproxy.routes import Route, RouteTable
-from gripproxy.routesfile import Complaint
+from gripproxy.routesource import RouteSource, load_key
 from gripproxy.stats import Stats
 
 log = logging.getLogger("gripproxy")
@@ -56,8 +50,8 @@ class App:
         self._loop = asyncio.get_running_loop()
         self._stats = Stats()
         self._deadlines = Deadlines(self._loop)
-        self._signers: dict[tuple[str, str], Callable[[], bytes] | None] = {}
-        self._routes_seen: tuple[int, int, int] | None = None
+        self._routes = RouteSource(config)
+        self._drops_reported = 0
         self._reload_timer: asyncio.TimerHandle | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
         access = AccessLog(
@@ -87,7 +81,7 @@ class App:
             loop=self._loop,
             deadlines=self._deadlines,
             limits=client_limits(config),
-            routing=self._load_routes(),
+            routing=self._routes.load(),
             pool=self._pool,
             gate=self._gate,
             registry=registry,
@@ -100,7 +94,7 @@ class App:
             accept_forwarded_proto=config.proxy.accept_x_forwarded_protocol,
             accept_pushpin_route=config.proxy.accept_pushpin_route,
             turnstile=None if open_max is None else Turnstile(self._loop, open_max),
-            upstream_key=self._load_key(config.proxy.upstream_key, "upstream_key"),
+            upstream_key=load_key(config, "upstream_key", config.proxy.upstream_key),
         )
         self._control: ControlServer | None = None
         self._inputs: list[PullInput | SubInput] = []
@@ -126,12 +120,13 @@ class App:
         """Open the log anew and load the routes, without touching a connection."""
         log.info("reloading")
         self._logs.reopen()
-        self._front.routing = self._load_routes(keep=self._front.routing)
+        self._reload_routes()
 
     # Starting and stopping.
 
     async def _start(self) -> None:
         raise_descriptor_limit()
+        log.info("configuration: %s", self._config.path or "built-in settings")
         self._start_control()
         self._listen()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -235,13 +230,27 @@ class App:
         self._tick_timer = self._loop.call_later(_TICK, self._tick)
         self._door.tick(self._loop.time())
         self._watch_routes()
+        self._report_drops()
+
+    def _report_drops(self) -> None:
+        """Say what was lost, whenever that has grown.
+
+        Single losses are warned of where they happen.
+        """
+        drops = Counter(self._stats.drops)
+        drops.update(self._sequencer.drops)
+        drops["invalid-message"] += sum(source.invalid for source in self._inputs)
+        if drops.total() != self._drops_reported:
+            self._drops_reported = drops.total()
+            counts = " ".join(
+                f"{reason}={count}" for reason, count in sorted(drops.items()) if count
+            )
+            log.info("dropped since the start: %s", counts)
 
     # Routes.
 
     def _watch_routes(self) -> None:
-        seen = self._stat_routes()
-        if seen != self._routes_seen:
-            self._routes_seen = seen
+        if self._routes.changed():
             log.info("routes file changed, reloading")
             if self._reload_timer is not None:
                 self._reload_timer.cancel()
@@ -249,94 +258,10 @@ class App:
 
     def _reload_routes(self) -> None:
         self._reload_timer = None
-        self._front.routing = self._load_routes(keep=self._front.routing)
-
-    def _stat_routes(self) -> tuple[int, int, int] | None:
-        """What changes when the routes file does."""
-        path = self._config.proxy.routesfile
-        if self._config.routes or path is None:
-            return None
         try:
-            found = path.stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
-
-    def _load_routes(self, keep: Routing | None = None) -> Routing:
-        """The routes of the command line or the file; `keep` when the file cannot be read.
-
-        Raises ConfigError when there is nothing to keep.
-        """
-        self._routes_seen = self._stat_routes()
-        try:
-            table, complaints = load_routes(self._config)
+            self._front.routing = self._routes.load()
         except ConfigError as error:
-            if keep is None:
-                raise
             log.warning("%s; the routes stay as they were", error)
-            return keep
-        for complaint in complaints:
-            log.warning("%s", complaint)
-        log.info("routes loaded with %d entries", len(table.routes))
-        self._signers.clear()
-        transforms = {
-            id(route): HeaderTransform(self._header_rules(route)) for route in table.routes
-        }
-        return Routing(table, transforms)
-
-    def _header_rules(self, route: Route) -> HeaderRules:
-        proxy = self._config.proxy
-        set_proto = proxy.set_x_forwarded_protocol
-        names = {
-            "true": (b"X-Forwarded-Proto", b"X-Forwarded-Protocol"),
-            "proto-only": (b"X-Forwarded-Proto",),
-        }
-        issuer = route.sig_iss if route.sig_iss is not None else proxy.sig_iss
-        key_text = route.sig_key if route.sig_key is not None else proxy.sig_key
-        return HeaderRules(
-            replace=route.headers,
-            keep_originals=route.orig_headers,
-            originals_need_mark=frozenset(name.encode() for name in proxy.orig_headers_need_mark),
-            drop_pushpin_route=proxy.accept_pushpin_route,
-            cdn_loop=proxy.cdn_loop.encode(),
-            drop_forwarded_proto=set_proto != "none" or proxy.accept_x_forwarded_protocol,
-            add_forwarded_proto=names.get(set_proto, ()),
-            forwarded_for=proxy.x_forwarded_for,
-            forwarded_for_trusted=proxy.x_forwarded_for_trusted,
-            grip=not route.no_grip,
-            sign=self._signer(issuer, key_text),
-        )
-
-    def _signer(self, issuer: str, key_text: str) -> Callable[[], bytes] | None:
-        """What signs requests, or None: they go unsigned."""
-        identity = (issuer, key_text)
-        if identity not in self._signers:
-            key = self._load_key(key_text, "sig_key") if issuer else None
-            self._signers[identity] = (
-                None if key is None else signing(signature.Signer(key, issuer))
-            )
-        return self._signers[identity]
-
-    def _load_key(self, text: str, name: str) -> signature.Key | None:
-        try:
-            return signature.load_key(text, self._config.base_dir)
-        except KeyFormatError as error:
-            log.error("%s: %s; requests are taken as if it were not set", name, error)
-            return None
-
-
-def load_routes(config: Config) -> tuple[RouteTable, list[Complaint]]:
-    """The routes that `config` names, and what is wrong with single lines. Raises ConfigError."""
-    if config.routes:
-        return routesfile.parse("\n".join(config.routes), "--route", Path.cwd())
-    if config.proxy.routesfile is None:
-        raise ConfigError("no routes: set routesfile in [proxy], or use --route", config.path)
-    return routesfile.load(config.proxy.routesfile)
-
-
-def signing(signer: signature.Signer) -> Callable[[], bytes]:
-    """The token of the moment, by the wall clock."""
-    return lambda: signer.token(time.time())
 
 
 def pool_limits(config: Config) -> Limits:

@@ -14,11 +14,12 @@ from pathlib import Path
 import uvloop
 
 from gripproxy import __version__
-from gripproxy.app import App, load_routes
+from gripproxy.app import App
 from gripproxy.check import describe
 from gripproxy.config import Config, Notice, Options, find_config, load
 from gripproxy.errors import ConfigError
 from gripproxy.logs import Logs
+from gripproxy.routesource import load_routes
 
 log = logging.getLogger("gripproxy")
 

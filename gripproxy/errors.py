@@ -8,6 +8,7 @@ GripProxyError
 ├── ItemError            a publish item does not parse
 ├── PatchError           a JSON patch does not apply
 ├── TnetstringError      bytes that are not a tnetstring
+├── PublishError         gripproxy-publish could not hand its message over
 ├── CrossOriginError     JSON-P that cannot be translated; carries the status to answer
 └── BackendError         a backend gave no usable answer
     ├── ConnectError     no connection was made, so another target may be tried
@@ -62,6 +63,10 @@ class PatchError(GripProxyError):
 
 class TnetstringError(GripProxyError):
     """Bytes that are not a tnetstring."""
+
+
+class PublishError(GripProxyError):
+    """The message was not handed over; `str()` is for the person at the shell."""
 
 
 class CrossOriginError(GripProxyError):

@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 import zmq
 
 from gripproxy import __version__
-from gripproxy.errors import GripProxyError
+from gripproxy.errors import GripProxyError, PublishError
 from gripproxy.grip import signature, tnetstring
 
 DEFAULT_SPEC = "http://localhost:5561"
@@ -34,10 +34,6 @@ ANSWER_BYTES = 10_000
 """How much of a refusal is read."""
 
 Item = dict[str, Any]
-
-
-class PublishError(GripProxyError):
-    """The message was not handed over; `str()` is for the person at the shell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,6 @@ class ClientConnection(asyncio.Protocol, Timed):
     """The protocol of one client connection."""
 
     __slots__ = (
-        "_blocked",
         "_body",
         "_buffer",
         "_front",
@@ -71,6 +70,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         "_quiet_steps",
         "_reading_paused",
         "active",
+        "blocked",
         "exchange",
         "keep_alive",
         "number",
@@ -89,7 +89,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         self.active = False  # bytes went either way since the last step of the inactivity timeout
         self._buffer = b""
         self._body: BodyReader | None = None  # set while a request's body is arriving
-        self._blocked = False  # the client takes no more for now
+        self.blocked = False  # the client reads more slowly than it is sent to
         self._queued = 0  # bytes that count towards `Front.queued_bytes`
         self._quiet_steps = 0
         self._reading_paused = False
@@ -139,13 +139,13 @@ class ClientConnection(asyncio.Protocol, Timed):
             exchange.on_client_lost()
 
     def pause_writing(self) -> None:
-        self._blocked = True
+        self.blocked = True
         self._count_queued(self.transport.get_write_buffer_size())
         if self.exchange is not None:
             self.exchange.on_client_blocked()
 
     def resume_writing(self) -> None:
-        self._blocked = False
+        self.blocked = False
         self._front.queued_bytes -= self._queued
         self._queued = 0
         if self.exchange is not None:
@@ -179,11 +179,6 @@ class ClientConnection(asyncio.Protocol, Timed):
         return name[0] if isinstance(name, tuple) else ""
 
     @property
-    def blocked(self) -> bool:
-        """Whether the client reads more slowly than it is sent to."""
-        return self._blocked
-
-    @property
     def receiving(self) -> bool:
         """Whether the request's body is still arriving."""
         return self._body is not None
@@ -193,21 +188,16 @@ class ClientConnection(asyncio.Protocol, Timed):
         self.active = True
         self.transport.write(data)
 
-    def push(self, data: bytes) -> bool:
-        """Send a message to a client that waits for no answer.
+    def queue(self, data: bytes) -> bool:
+        """Send `data` although the client is blocked.
 
-        False: it takes too little, and `data` was not sent.
+        False: too much is unread already, and `data` was not sent.
         """
-        self.active = True
-        if self._blocked:
-            front, limits = self._front, self._front.limits
-            size = self.transport.get_write_buffer_size() + len(data)
-            if (
-                size > limits.queue_bytes
-                or front.queued_bytes + len(data) > limits.queue_total_bytes
-            ):
-                return False
-            self._count_queued(len(data))
+        front, limits = self._front, self._front.limits
+        size = self.transport.get_write_buffer_size() + len(data)
+        if size > limits.queue_bytes or front.queued_bytes + len(data) > limits.queue_total_bytes:
+            return False
+        self._count_queued(len(data))
         self.transport.write(data)
         return True
 
@@ -258,7 +248,7 @@ class ClientConnection(asyncio.Protocol, Timed):
     # Requests.
 
     def _continue(self) -> None:
-        if self._blocked or self.transport.is_closing():
+        if self.blocked or self.transport.is_closing():
             return  # a client that does not read its answers gets no more of them
         if self.exchange is None and self._buffer:
             self._next_request()

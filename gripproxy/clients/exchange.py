@@ -342,6 +342,8 @@ class Exchange:
         if instruct.hold is HoldMode.RESPONSE:
             self._begin_wait(instruct)
         elif instruct.hold is HoldMode.STREAM:
+            if self._is_interim(response):
+                return
             self._writer.jsonp = None  # a script has an end
             self._writer.start(
                 response.code, response.reason, response.headers, None, response.body
@@ -400,12 +402,21 @@ class Exchange:
         if finished:
             self._begin_stream(instruct)
 
+    def _is_interim(self, response: grip.Response) -> bool:
+        """Whether `response` would leave the client waiting for a final one; it is told so."""
+        if response.code >= 200:
+            return False
+        self._answer_error(502, _ORIGIN_FAILED, f"Status {response.code} cannot end a request.")
+        return True
+
     def _fail_stream(self, message: str) -> None:
         """End a response whose status is out already."""
         self._writer.send(f"\n\n{message}\n".encode() if self._debug() else b"", True)
         self._log_end()
 
     def _respond(self, response: grip.Response, *, held: bool = False) -> None:
+        if self._is_interim(response):
+            return
         self._writer.respond(
             response.code, response.reason, response.headers, response.body, held=held
         )
@@ -418,7 +429,9 @@ class Exchange:
         """
         if debug_text is not None and self._debug():
             text = debug_text
-        self._writer.respond(code, reason_phrase(code), _TEXT, f"{text}\n".encode())
+        body = f"{text}\n".encode()
+        headers = (*_TEXT, (b"Content-Length", b"%d" % len(body)))  # which JSON-P shows
+        self._writer.respond(code, reason_phrase(code), headers, body)
         self._log_end()
 
     def _subscriptions(self, instruct: Instruct) -> Subscriptions:

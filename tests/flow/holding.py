@@ -171,14 +171,19 @@ async def open_stage(*conditions: str, **settings: Any) -> AsyncIterator[Stage]:
         async with start_proxy(routes, **settings) as proxy:
             stage = Stage(backend, proxy)
             if PUSHPIN:
-                await _until_it_takes_instructions(stage)
+                await _until_it_holds(stage)
             yield stage
             assert "Traceback" not in proxy.log(), proxy.log()
 
 
-async def _until_it_takes_instructions(stage: Stage) -> None:
-    """Pushpin answers 500 to instructions until its parts have found each other."""
+async def _until_it_holds(stage: Stage) -> None:
+    """Pushpin answers 500 to instructions, or nothing at all, until its parts found each other."""
+    stage.backend.on("*", hold("stream", "warm-up"))
     async with asyncio.timeout(TIMEOUT):
-        while (await stage.ask(response(200, {"Grip-Status": "202"}))).status != 202:
-            pass
+        held = False
+        while not held:
+            with contextlib.suppress(TimeoutError):
+                async with connect(stage.proxy.port, timeout=0.2) as client:
+                    await client.send(encode_request("GET", "/warm-up"))
+                    held = (await client.read_head()).status == 200
     stage.backend.reset()

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gripproxy.hub.fanout import Batch
-from gripproxy.hub.registry import Registry
+from gripproxy.hub.registry import Mode, Registry
 
 LINGER = 60.0
 
@@ -13,6 +13,7 @@ LINGER = 60.0
 class Listener:
     """A subscriber that is only there."""
 
+    mode = Mode.STREAM
     bucket = ""
 
     def deliver(self, batch: Batch) -> None:
