@@ -4,7 +4,8 @@ The order of the steps is Pushpin's, since some of them see the result of others
 first, then copies of the originals, removals, GRIP's own fields, X-Forwarded-*.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -31,6 +32,8 @@ _HOP_BY_HOP = frozenset(
 )
 _BODILESS = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 _AS_IT_CAME = ForwardedFor()
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_NEEDS_QUOTES = re.compile(r'[;,"\\]')
 _NO_IDS: Mapping[str, str] = {}
 _FORWARDED_PROTO = frozenset((b"x-forwarded-proto", b"x-forwarded-protocol"))
 
@@ -121,10 +124,7 @@ class HeaderTransform:
             if rules.sign is not None:
                 result.append((b"Grip-Sig", rules.sign()))
             result.append((b"Grip-Feature", GRIP_FEATURES))
-            if last_ids:
-                result += [
-                    (b"Grip-Last", _last_id(channel, last)) for channel, last in last_ids.items()
-                ]
+            result.extend(_last_ids(last_ids))
         if sender.secure:
             result.extend((name, scheme) for name in rules.add_forwarded_proto)
         rule = rules.forwarded_for_trusted if trusted else rules.forwarded_for
@@ -181,8 +181,14 @@ def request_bytes(
     return b"".join(lines)
 
 
-def _last_id(channel: str, last: str) -> bytes:
-    return f"{channel}; last-id={last}".encode("utf-8", "surrogateescape")
+def _last_ids(ids: Mapping[str, str]) -> Iterator[tuple[bytes, bytes]]:
+    """A Grip-Last field for each channel; names and ids that no field can carry are left out."""
+    for channel, last in ids.items():
+        if _CONTROL.search(channel) or _CONTROL.search(last):
+            continue
+        if _NEEDS_QUOTES.search(last):
+            last = '"' + last.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        yield b"Grip-Last", f"{channel}; last-id={last}".encode("utf-8", "surrogateescape")
 
 
 def _addresses(values: Iterable[bytes], rule: ForwardedFor, connection: Peer) -> list[bytes]:

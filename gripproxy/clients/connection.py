@@ -114,15 +114,10 @@ class ClientConnection(asyncio.Protocol, Timed):
         exchange = self.exchange
         if exchange is None:
             self._next_request()
+        elif exchange.held:
+            self.keep_reading()
         elif len(self._buffer) > self._front.limits.pipeline_bytes:
-            if exchange.held:
-                log.info(
-                    "connection %d closed: it sends without waiting for its answer", self.number
-                )
-                self._front.stats.drops["client-pipeline"] += 1
-                self.transport.abort()
-            else:
-                self.pause_reading()
+            self.pause_reading()
 
     def eof_received(self) -> None:
         """A client that stops sending has left (as in Pushpin): the transport closes itself."""
@@ -212,6 +207,18 @@ class ClientConnection(asyncio.Protocol, Timed):
         if self._reading_paused and not self.transport.is_closing():
             self._reading_paused = False
             self.transport.resume_reading()
+
+    def keep_reading(self) -> None:
+        """The exchange is held, and a client that is not read could leave unnoticed.
+
+        So one that sends more ahead than it may is closed.
+        """
+        if len(self._buffer) > self._front.limits.pipeline_bytes:
+            log.info("connection %d closed: it sends without waiting for its answer", self.number)
+            self._front.stats.drops["client-pipeline"] += 1
+            self.transport.abort()
+        else:
+            self.resume_reading()
 
     def finish(self) -> None:
         """The response is complete: go on with the next request, or close as was agreed."""

@@ -372,6 +372,7 @@ class Exchange:
             return
         self._hold = ResponseHold(front, self, subscriptions, instruct.response)
         self._hold.begin(instruct.timeout)
+        self._client.keep_reading()
         self._log_accept(subscriptions)
 
     def _begin_stream(self, instruct: Instruct) -> None:
@@ -388,6 +389,7 @@ class Exchange:
         hold = StreamHold(front, client, subscriptions, instruct.keep_alive, self._writer.framing)
         client.exchange = hold
         hold.begin()
+        client.keep_reading()
         self._log_accept(subscriptions)
 
     def _relay_large(self, instruct: Instruct, content: bytes, finished: bool) -> None:

@@ -24,6 +24,7 @@ ROWS = (
 # Parts that are more than the module or the package of their name.
 MORE = {
     "cli": "__main__",
+    "app": "routesource",
     "config": "settings values ini notices",
     "routes": "routesfile routeline",
 }

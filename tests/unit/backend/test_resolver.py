@@ -18,6 +18,7 @@ class FakeLoop:
     def __init__(self) -> None:
         self.now = 100.0
         self.asked: list[str] = []
+        self.is_asked = asyncio.Event()
         self.answer: list[str] | OSError | UnicodeError = ["192.0.2.1"]
         self.may_answer = asyncio.Event()
         self.may_answer.set()
@@ -31,6 +32,7 @@ class FakeLoop:
     ) -> list[tuple[int, int, int, str, tuple[str, int]]]:
         assert (port, type) == (None, socket.SOCK_STREAM)
         self.asked.append(host)
+        self.is_asked.set()
         await self.may_answer.wait()
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -79,8 +81,7 @@ async def test_names_have_answers_of_their_own(stage: Stage) -> None:
 async def test_a_name_is_asked_for_once_at_a_time(stage: Stage) -> None:
     stage.loop.may_answer.clear()
     asking = [asyncio.create_task(stage.resolver.addresses("a.example")) for _ in range(3)]
-    while not stage.loop.asked:
-        await asyncio.sleep(0)
+    await stage.loop.is_asked.wait()
     stage.loop.may_answer.set()
     assert await asyncio.gather(*asking) == [["192.0.2.1"]] * 3
     assert stage.loop.asked == ["a.example"]
@@ -90,8 +91,7 @@ async def test_one_who_gives_up_does_not_take_the_answer_from_others(stage: Stag
     stage.loop.may_answer.clear()
     hasty = asyncio.create_task(stage.resolver.addresses("a.example"))
     patient = asyncio.create_task(stage.resolver.addresses("a.example"))
-    while not stage.loop.asked:
-        await asyncio.sleep(0)
+    await stage.loop.is_asked.wait()
     hasty.cancel()
     stage.loop.may_answer.set()
     assert await patient == ["192.0.2.1"]
@@ -131,8 +131,7 @@ async def test_so_many_names_are_remembered_and_the_oldest_is_forgotten_first(
 async def test_at_the_end_nothing_is_asked_any_more(stage: Stage) -> None:
     stage.loop.may_answer.clear()
     asking = asyncio.create_task(stage.resolver.addresses("a.example"))
-    while not stage.loop.asked:
-        await asyncio.sleep(0)
+    await stage.loop.is_asked.wait()
     await stage.resolver.close()
     with pytest.raises(asyncio.CancelledError):
         await asking
