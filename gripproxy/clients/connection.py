@@ -14,11 +14,11 @@ import struct
 from typing import Protocol, cast
 
 from gripproxy.clients.exchange import Exchange
-from gripproxy.clients.front import Front
+from gripproxy.clients.front import Front, Pause
 from gripproxy.deadlines import Timed
 from gripproxy.errors import HttpError
 from gripproxy.http1.body import BodyReader, body_reader
-from gripproxy.http1.head import Headers, parse_request
+from gripproxy.http1.head import parse_request
 from gripproxy.http1.status import reason_phrase
 
 log = logging.getLogger("gripproxy.clients")
@@ -66,9 +66,9 @@ class ClientConnection(asyncio.Protocol, Timed):
         "_buffer",
         "_front",
         "_lingering",
+        "_pauses",
         "_queued",
         "_quiet_steps",
-        "_reading_paused",
         "active",
         "blocked",
         "exchange",
@@ -92,7 +92,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         self.blocked = False  # the client reads more slowly than it is sent to
         self._queued = 0  # bytes that count towards `Front.queued_bytes`
         self._quiet_steps = 0
-        self._reading_paused = False
+        self._pauses = Pause(0)
         self._lingering = False
 
     # What the transport calls.
@@ -112,12 +112,12 @@ class ClientConnection(asyncio.Protocol, Timed):
             return
         self._buffer = self._buffer + data if self._buffer else data
         exchange = self.exchange
-        if exchange is None:
+        if exchange is None and not self.blocked:
             self._next_request()
-        elif exchange.held:
+        elif exchange is not None and exchange.held:
             self.keep_reading()
         elif len(self._buffer) > self._front.limits.pipeline_bytes:
-            self.pause_reading()
+            self.pause_reading(Pause.AHEAD)
 
     def eof_received(self) -> None:
         """A client that stops sending has left (as in Pushpin): the transport closes itself."""
@@ -169,7 +169,7 @@ class ClientConnection(asyncio.Protocol, Timed):
 
     @property
     def peer(self) -> str:
-        """Address of the client's end, `` for a Unix socket."""
+        """Address of the client's end; a Unix socket has none."""
         name = self.transport.get_extra_info("peername")
         return name[0] if isinstance(name, tuple) else ""
 
@@ -196,17 +196,18 @@ class ClientConnection(asyncio.Protocol, Timed):
         self.transport.write(data)
         return True
 
-    def pause_reading(self) -> None:
+    def pause_reading(self, why: Pause) -> None:
         """Let the kernel hold back what the client sends."""
-        if not self._reading_paused and not self.transport.is_closing():
-            self._reading_paused = True
+        if not self._pauses and not self.transport.is_closing():
             self.transport.pause_reading()
+        self._pauses |= why
 
-    def resume_reading(self) -> None:
-        """Take what the client sends again."""
-        if self._reading_paused and not self.transport.is_closing():
-            self._reading_paused = False
-            self.transport.resume_reading()
+    def resume_reading(self, why: Pause) -> None:
+        """Take what the client sends again, as far as `why` is concerned."""
+        if self._pauses and self._pauses & why:
+            self._pauses &= ~why
+            if not self._pauses and not self.transport.is_closing():
+                self.transport.resume_reading()
 
     def keep_reading(self) -> None:
         """The exchange is held, and a client that is not read could leave unnoticed.
@@ -218,7 +219,7 @@ class ClientConnection(asyncio.Protocol, Timed):
             self._front.stats.drops["client-pipeline"] += 1
             self.transport.abort()
         else:
-            self.resume_reading()
+            self.resume_reading(Pause.AHEAD)
 
     def finish(self) -> None:
         """The response is complete: go on with the next request, or close as was agreed."""
@@ -235,8 +236,6 @@ class ClientConnection(asyncio.Protocol, Timed):
                 # Not from within the exchange that has just ended: a client may have sent many
                 # requests at once.
                 front.loop.call_soon(self._continue)
-            else:
-                self.resume_reading()
 
     def break_off(self, *, unframed: bool) -> None:
         """End a response that cannot be completed so that the client sees it is not complete.
@@ -259,16 +258,14 @@ class ClientConnection(asyncio.Protocol, Timed):
             return  # a client that does not read its answers gets no more of them
         if self.exchange is None and self._buffer:
             self._next_request()
-        if self.exchange is None or len(self._buffer) <= self._front.limits.pipeline_bytes:
-            self.resume_reading()
+        if len(self._buffer) <= self._front.limits.pipeline_bytes:
+            self.resume_reading(Pause.AHEAD)
 
     def _next_request(self) -> None:
         data = self._buffer
         limit = self._front.limits.head_max
         if data[0] in b"\r\n":
-            data = self._buffer = data.lstrip(
-                b"\r\n"
-            )  # RFC 9112 §2.2 asks to pass over empty lines
+            data = self._buffer = data.lstrip(b"\r\n")  # as RFC 9112 §2.2 asks for
         end = data.find(_HEAD_END) + 4
         if end < 4:
             if len(data) > limit:
@@ -306,8 +303,6 @@ class ClientConnection(asyncio.Protocol, Timed):
         try:
             content = body.feed(data)
         except HttpError as error:
-            self._body = None
-            self.keep_alive = False
             exchange.on_request_broken(error)
             return
         if body.finished:
@@ -319,12 +314,10 @@ class ClientConnection(asyncio.Protocol, Timed):
     def _refuse(self, error: HttpError) -> None:
         """Answer what is not a request, and close (RFC 9112 §2.2)."""
         body = f"{error}\n".encode()
-        headers: Headers = [(b"Content-Type", b"text/plain")]
-        lines = [b"HTTP/1.0 %d %b\r\n" % (error.status, reason_phrase(error.status))]
-        lines += [b"%b: %b\r\n" % field for field in headers]
         self.write(
-            b"".join(lines)
-            + b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+            b"HTTP/1.0 %d %b\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+            b"Content-Length: %d\r\n\r\n%b"
+            % (error.status, reason_phrase(error.status), len(body), body)
         )
         self._linger()
 
@@ -334,7 +327,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._buffer = b""
         if self.transport.can_write_eof():
             self.transport.write_eof()
-            self.resume_reading()
+            self.resume_reading(Pause.AHEAD | Pause.UPLOAD)
             self._front.deadlines.set(self, self._front.loop.time() + _LINGER)
         else:
             self.transport.close()

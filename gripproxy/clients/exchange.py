@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gripproxy.backend.headers import Sender
 from gripproxy.backend.request import KEPT_MAX, BackendRequest, Outgoing, RequestBody
 from gripproxy.clients.crossorigin import jsonp_request
-from gripproxy.clients.front import Front
+from gripproxy.clients.front import Front, Pause
 from gripproxy.clients.hold import ResponseHold, StreamHold, Subscriptions
 from gripproxy.clients.response import Framing, ResponseWriter
 from gripproxy.clients.routing import is_signed, says_secure, split_authority
@@ -157,9 +157,8 @@ class Exchange:
         self._response = head
         if finished:
             self._end_upstream()
-        if not (outgoing.route.no_grip or outgoing.sender.trusted) and grip.is_instruct(
-            head.headers
-        ):
+        passes = outgoing.route.no_grip or outgoing.sender.trusted
+        if not passes and grip.is_instruct(head.headers):
             self._collected = bytearray()
             self._collect(content, finished)
             return
@@ -199,10 +198,10 @@ class Exchange:
     def on_upload_blocked(self) -> None:
         # Only while something is to be read: a paused client could leave unnoticed.
         if self._client.receiving:
-            self._client.pause_reading()
+            self._client.pause_reading(Pause.UPLOAD)
 
     def on_upload_ready(self) -> None:
-        self._client.resume_reading()
+        self._client.resume_reading(Pause.UPLOAD)
 
     # The client's connection.
 
@@ -210,7 +209,8 @@ class Exchange:
         self._drop_upstream()
         if self._hold is not None:
             self._hold.end()
-        self._log_end("error")
+        else:
+            self._log_end("error")
 
     def on_client_blocked(self) -> None:
         if self._upstream is not None:
@@ -281,7 +281,7 @@ class Exchange:
         if self._client.exchange is not self:
             self._end_upstream()  # the client has left
             return
-        self._client.resume_reading()
+        self.on_upload_ready()
         self._upstream = BackendRequest(
             self._front.pool, self, self._outgoing, self._body, self._last_ids
         )

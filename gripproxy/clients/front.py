@@ -8,6 +8,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Flag, auto
 from random import Random
 from typing import Protocol
 
@@ -37,6 +38,13 @@ class ClientLimits:
     idle_timeout: float = 60.0
     inactivity_timeout: float = 1800.0
     subscriptions_max: int = 20
+
+
+class Pause(Flag):
+    """Why a client is not read for now."""
+
+    AHEAD = auto()  # it sends requests faster than they are answered
+    UPLOAD = auto()  # it sends a body faster than the backend takes it
 
 
 class Waiter(Protocol):
