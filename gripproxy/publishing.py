@@ -58,6 +58,7 @@ class PublishDoor:
             registry, self._begun, self._limit if self._limiter is not None else None
         )
         self._running = False
+        self._closed = False
         self._timer: asyncio.TimerHandle | None = None  # of the rate limit
         self._waiting: list[Callable[[], None]] = []  # inputs that want to read again
 
@@ -96,7 +97,7 @@ class PublishDoor:
 
     def close(self) -> None:
         """Do no more."""
-        self._running = True
+        self._running = self._closed = True
         if self._timer is not None:
             self._timer.cancel()
 
@@ -106,6 +107,8 @@ class PublishDoor:
             self._loop.call_soon(self._run)
 
     def _run(self) -> None:
+        if self._closed:
+            return
         more = self._fanout.run()
         if self._waiting and not self.full:
             waiting, self._waiting = self._waiting, []

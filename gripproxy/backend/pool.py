@@ -241,7 +241,13 @@ class Pool:
             addresses = [address for address in addresses if not is_private(address)]
             if not addresses:
                 raise BlockedError("Error: Origin host/IP blocked.")
-        context = self._tls_context(key) if key.tls_name is not None else None
+        context = None
+        if key.tls_name is not None:
+            try:
+                key.tls_name.encode("idna")  # as ssl will, which leaves the socket open then
+            except UnicodeError as error:
+                raise ConnectError(f"no certificate can carry this name: {error}") from error
+            context = self._tls_context(key)
         failures: list[str] = []
         factory = partial(BackendConnection, self, origin)
         for address in addresses:

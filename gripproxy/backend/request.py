@@ -273,6 +273,7 @@ class BackendRequest:
                 self._outgoing.route.targets
             ):
                 self._index += 1
+                self._hold_upload()
                 self.start()
                 return
         self._asker.on_failed(error)

@@ -194,8 +194,7 @@ class StreamHold(Timed):
             if not client.blocked:
                 client.active = True
                 client.transport.write(data)
-            elif not client.queue(data):
-                self._overflow(batch)
+            elif not client.queue(data) and not self._drop(batch):
                 return
             if self._rearms:
                 self._set_timer()
@@ -245,25 +244,24 @@ class StreamHold(Timed):
             wait = max(keep_alive.timeout - self._front.random.random(), 0.0)
             self._front.deadlines.set(self, self._front.loop.time() + wait)
 
-    def _overflow(self, batch: Batch) -> None:
-        """The client leaves more unread than it may.
+    def _drop(self, batch: Batch) -> bool:
+        """The client has too much unread. True: it loses this much; False: it is closed.
 
-        By default it is closed, so that it can notice and recover.
+        Closing is the default, since a client can notice that and recover.
         """
-        front = self._front
-        front.stats.drops["client-queue"] += len(batch.items)
+        front, number, lost = self._front, self._client.number, len(batch.items)
+        front.stats.drops["client-queue"] += lost
         if front.limits.drop_when_full:
             front.overflow_log(
                 "%d messages dropped: channel=%s connection=%d reads too slowly",
-                len(batch.items),
+                lost,
                 batch.channel,
-                self._client.number,
+                number,
             )
-            return
+            return True
         front.overflow_log(
-            "connection %d closed: it reads too slowly, channel=%s",
-            self._client.number,
-            batch.channel,
+            "connection %d closed: it reads too slowly, channel=%s", number, batch.channel
         )
         self.end()
         self._client.transport.abort()
+        return False

@@ -224,6 +224,19 @@ async def test_an_item_that_does_not_follow_the_prev_id_sends_the_request_back(
 
 
 @shared
+async def test_a_gap_makes_the_proxy_forget_the_last_id(stage: Stage) -> None:
+    """So the backend may hold again from where the client is, without being asked a third time."""
+    c = fresh()
+    path = "/" + fresh("again")
+    async with stage.held(hold("response", f"{c}; prev-id=1"), c, path=path) as client:
+        await stage.proxy.publish(reply(c, "too far", item={"id": "6", "prev-id": "5"}))
+        await stage.proxy.wait_subscribed(c, 2)
+        await stage.proxy.publish(reply(c, "next", item={"id": "2", "prev-id": "1"}))
+        assert (await client.read_response()).body == b"next"
+    assert len(await stage.requests_for(path, 2)) == 2
+
+
+@shared
 async def test_a_hold_that_missed_an_item_goes_back_at_once_and_once(stage: Stage) -> None:
     """The backend answered before the item was published, so the item would never come."""
     c = fresh()

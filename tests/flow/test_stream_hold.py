@@ -442,3 +442,20 @@ async def test_the_keep_alive_stops_with_the_stream(stage: Stage) -> None:
         stage.backend.on("/next", response(body=b"next"))
         await client.send(encode_request("GET", "/next"))
         assert (await client.read_response()).body == b"next"
+
+
+@shared
+async def test_the_keep_alive_comes_back_when_a_slow_client_has_caught_up(stage: Stage) -> None:
+    c, other = fresh(), fresh()
+    pieces, size = 12, 500_000
+    async with (
+        stage.streaming(c, keep_alive("K; timeout=1"), receive_buffer=4096) as (client, _),
+        stage.streaming(other, keep_alive("K; timeout=1; mode=interval")) as (clock, _),
+    ):
+        for _ in range(pieces):
+            await stage.proxy.publish(line(c, "x" * size))
+        await clock.read_bytes(3)
+        left = pieces * size
+        while left:
+            left -= (await client.read_chunk()).count(b"x")
+        assert await client.read_until(b"K")

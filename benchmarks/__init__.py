@@ -1,0 +1,1 @@
+"""What gripproxy costs, side by side with what else is installed: `python -m benchmarks --help`."""
