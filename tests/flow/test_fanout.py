@@ -268,3 +268,12 @@ async def test_items_are_dropped_instead_if_the_operator_wants_so() -> None:
         numbers = [int(text[:6]) for text in pieces]
         assert (last, pieces) == ("end\n", [piece(n) for n in numbers])
         assert numbers == sorted(set(numbers)) and 0 < len(numbers) < PIECES
+
+
+async def test_a_close_ends_the_stream_of_a_client_that_loses_messages() -> None:
+    settings = {"client_queue_bytes": SMALL_QUEUE, "client_queue_full": "drop"}
+    async with with_a_lazy_client(**settings) as (stage, lazy, c):
+        await stage.proxy.wait_log(rf"\[WARN(ING)?\].*messages dropped: channel={c}")
+        await stage.proxy.publish(line(c, piece(PIECES)), line(c, action="close"))
+        await stage.proxy.wait_log(rf"publish channel={c} receivers=2", count=PIECES + 2)
+        await lazy.read_rest()
