@@ -301,6 +301,7 @@ def publish_limits(config: Config) -> PublishLimits:
     handler = config.handler
     return PublishLimits(
         queue_max=handler.publish_queue_max,
+        queue_bytes=handler.publish_queue_bytes,
         rate=handler.message_rate or 0,
         hwm=handler.message_hwm or 0,
         block_size=handler.message_block_size or 0,

@@ -26,6 +26,7 @@ class PublishLimits:
     """The bounds of publishing; 0 means none."""
 
     queue_max: int = 100_000  # items that wait for fan-out
+    queue_bytes: int = 67_108_864  # of content in them
     rate: int = 0  # deliveries per second
     hwm: int = 0  # weight of the deliveries that wait for one route
     block_size: int = 0  # bytes
@@ -78,7 +79,8 @@ class PublishDoor:
     @property
     def full(self) -> bool:
         """Whether the queue is at its bound, so that inputs should read no more."""
-        return self._fanout.queued >= self._limits.queue_max
+        fanout, limits = self._fanout, self._limits
+        return fanout.queued >= limits.queue_max or fanout.queued_bytes >= limits.queue_bytes
 
     def when_ready(self, resume: Callable[[], None]) -> None:
         """Call `resume` once, after the current callback, as soon as there is room."""

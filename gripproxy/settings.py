@@ -134,6 +134,7 @@ class Handler:
     prometheus_prefix: Text = ""
     # Not in Pushpin:
     publish_queue_max: Count = 100_000  # items that wait for fan-out
+    publish_queue_bytes: Count = 67_108_864  # of content in them
     push_in_http_maxconn: Count = 128
 
     @property

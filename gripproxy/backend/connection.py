@@ -5,6 +5,9 @@ exactly one end: `on_response` or `on_content` with `finished`, or `on_failed`.
 """
 
 import asyncio
+import contextlib
+import os
+import socket
 from typing import Protocol, cast
 
 from gripproxy.deadlines import Timed
@@ -140,6 +143,8 @@ class BackendConnection(asyncio.Protocol, Timed):
         """The transport closes itself; `connection_lost` says what that means."""
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and self._receiver is not None:
+            self._read_rest()
         self._owner.unwatch(self)
         self._owner.lost(self)
         receiver = self._receiver
@@ -170,6 +175,19 @@ class BackendConnection(asyncio.Protocol, Timed):
         )
 
     # The response.
+
+    def _read_rest(self) -> None:
+        """Take what the backend said before it stopped listening.
+
+        A backend may answer without reading all of the request, and close. Sending then fails
+        before the event loop has read the answer, which the kernel still has (RFC 9112 §9.6).
+        """
+        lost = self.transport.get_extra_info("socket")
+        if lost is None or self.transport.get_extra_info("sslcontext") is not None:
+            return
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(lost.fileno())) as rest:
+            while self._receiver is not None and (data := rest.recv(65536, socket.MSG_DONTWAIT)):
+                self.data_received(data)
 
     def _watch_upload(self) -> None:
         # The backend's time runs from the end of the request: a slow client is not its fault.

@@ -11,7 +11,13 @@ from gripproxy.backend import testhandler
 from gripproxy.backend.connection import BackendConnection
 from gripproxy.backend.headers import HeaderTransform, Sender, request_bytes
 from gripproxy.backend.pool import Pool
-from gripproxy.errors import BackendError, BlockedError, ConnectError, ResponseTimeout
+from gripproxy.errors import (
+    BackendError,
+    BlockedError,
+    ConnectError,
+    ResponseError,
+    ResponseTimeout,
+)
 from gripproxy.http1.body import LAST_CHUNK, chunk
 from gripproxy.http1.head import CHUNKED, Headers, ResponseHead
 from gripproxy.routes import Route, Target, rewrite
@@ -160,6 +166,9 @@ class BackendRequest:
 
     def start(self, *, fresh: bool = False) -> None:
         """Go to the first target, from the current one on, that can be reached."""
+        if not self._body.kept:
+            self._asker.on_failed(ResponseError("the request's body is gone"))
+            return
         targets = self._outgoing.route.targets
         while self._index < len(targets):
             target = targets[self._index]

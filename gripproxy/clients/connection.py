@@ -100,7 +100,7 @@ class ClientConnection(asyncio.Protocol, Timed):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         front = self._front
-        front.gate.enter(self)
+        front.gate.enter(self, self.transport)
         front.deadlines.set(self, front.loop.time() + front.limits.idle_timeout)
 
     def data_received(self, data: bytes) -> None:

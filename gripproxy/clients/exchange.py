@@ -29,7 +29,7 @@ from gripproxy.grip import item
 from gripproxy.grip.instruct import HoldMode, Instruct
 from gripproxy.http1.head import RequestHead, ResponseHead, header
 from gripproxy.http1.status import reason_phrase
-from gripproxy.routes import Route, Target
+from gripproxy.routes import Target
 
 if TYPE_CHECKING:
     from gripproxy.clients.connection import ClientConnection
@@ -119,10 +119,10 @@ class Exchange:
             Sender(self._client, secure, trusted),
             front.routing.transform(route),
         )
-        if not trusted and _sends_events(request, route):
-            self._answer_error(403, "Client not allowed to send WebSocket events directly.")
-            return
         if (route.cross_origin or front.cross_origin) and not self._cross_origin(self._outgoing):
+            return
+        if not trusted and _sends_events(self._outgoing):
+            self._answer_error(403, "Client not allowed to send WebSocket events directly.")
             return
         if not self._body.length:
             self._ask()
@@ -137,7 +137,7 @@ class Exchange:
             self._upstream.forward(content)
         elif self._asked:
             if finished and self._instruct is not None:
-                self._accept(self._instruct)
+                self._obey(self._instruct)
         elif finished or self._body.size >= PREFETCH:
             self._ask()
 
@@ -399,6 +399,10 @@ class Exchange:
             self._answer_error(400, "Request too large to accept GRIP instruct.")
             return
         response = instruct.response
+        if response.code < 200:
+            self._drop_upstream()
+        if self._is_interim(response):
+            return
         self._relaying = instruct
         self._writer.start(response.code, response.reason, response.headers, None, content)
         if finished:
@@ -474,11 +478,11 @@ class Exchange:
                 access.subscribe(self._url(), channel, retry=bool(self._last_ids))
 
 
-def _sends_events(request: RequestHead, route: Route) -> bool:
+def _sends_events(outgoing: Outgoing) -> bool:
     """Whether a client speaks to a backend as only a proxy may."""
-    content_type = header(request.headers, b"content-type")
+    content_type = header(outgoing.headers, b"content-type")
     return (
         content_type is not None
         and content_type.partition(b";")[0].strip().lower() == b"application/websocket-events"
-        and any(target.over_http for target in route.targets)
+        and any(target.over_http for target in outgoing.route.targets)
     )

@@ -17,6 +17,8 @@ from gripproxy.errors import ConfigError
 log = logging.getLogger("gripproxy.clients")
 
 BACKLOG = 4096
+# Seconds for a TLS handshake; until its end a client is not counted by `Gate`.
+HANDSHAKE_TIMEOUT = 10.0
 
 
 def bind_tcp(address: TcpAddress) -> socket.socket:
@@ -81,7 +83,11 @@ class Listener:
         if self._server is None:
             # A server closes its socket with itself, so it gets a copy.
             self._server = await self._loop.create_server(
-                self._connection, sock=self._socket.dup(), ssl=self._tls, backlog=BACKLOG
+                self._connection,
+                sock=self._socket.dup(),
+                ssl=self._tls,
+                ssl_handshake_timeout=None if self._tls is None else HANDSHAKE_TIMEOUT,
+                backlog=BACKLOG,
             )
 
     def pause(self) -> None:
@@ -117,10 +123,12 @@ class Gate:
         for listener in self.listeners:
             await listener.accept()
 
-    def enter(self, connection: asyncio.Protocol) -> None:
+    def enter(self, connection: asyncio.Protocol, transport: asyncio.Transport) -> None:
         """A client has come."""
         self.connections.add(connection)
-        if len(self.connections) >= self._bound and not self._paused:
+        if len(self.connections) > 2 * self._bound:
+            transport.abort()  # handshakes that were under way must not add up
+        elif len(self.connections) >= self._bound and not self._paused:
             self._paused = True
             log.warning(
                 "%d connections: no more are accepted for now (client_maxconn)",

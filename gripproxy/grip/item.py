@@ -91,6 +91,17 @@ class Item(NamedTuple):
     no_seq: bool = False
 
 
+def content_size(item: Item) -> int:
+    """Bytes of content in all formats of `item`, which is about what it occupies."""
+    response, stream, message = item.http_response, item.http_stream, item.ws_message
+    size = len(stream.content) if stream is not None else 0
+    if response is not None:
+        size += len(response.body)
+    if message is not None:
+        size += len(message.content)
+    return size
+
+
 def parse_publish_body(body: bytes) -> tuple[Item, ...]:
     """The items of an HTTP publish. Raises ItemError with the line to answer, without newline."""
     try:

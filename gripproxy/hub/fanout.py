@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 
-from gripproxy.grip.item import Action, HttpResponse, Item
+from gripproxy.grip.item import Action, HttpResponse, Item, content_size
 from gripproxy.hub.registry import Mode, Registry, Subscriber
 
 # One slice in deliveries of a small message: about 2 ms of work. Every COST_BYTES more count as
@@ -71,7 +71,7 @@ class Batch:
 
 
 class Fanout:
-    """The queue between publishers and subscribers. `queued` counts the messages in it."""
+    """The queue between publishers and subscribers."""
 
     def __init__(
         self,
@@ -86,6 +86,7 @@ class Fanout:
         self._batch: Batch | None = None  # under way
         self._subscribers: Sequence[Subscriber] = ()
         self._position = 0  # of the next subscriber
+        self.queued_bytes = 0  # of content that waits
 
     @property
     def queued(self) -> int:
@@ -94,7 +95,9 @@ class Fanout:
 
     def add(self, items: Iterable[Item]) -> None:
         """Queue `items` in their order."""
-        self._items.extend(items)
+        for item in items:
+            self._items.append(item)
+            self.queued_bytes += content_size(item)
 
     def run(self) -> bool:
         """Do one slice of the work; False when none is left."""
@@ -134,7 +137,7 @@ class Fanout:
         """
         items = self._items
         first = items.popleft()
-        taken, size = [first], _size(first)
+        taken, size = [first], content_size(first)
         if self._deliver is None:
             while (
                 items
@@ -144,7 +147,8 @@ class Fanout:
             ):
                 item = items.popleft()
                 taken.append(item)
-                size += _size(item)
+                size += content_size(item)
+        self.queued_bytes -= size
         return Batch(first.channel, taken, size)
 
 
@@ -156,12 +160,3 @@ def modes_of(item: Item) -> list[Mode]:
     if item.http_stream is not None:
         modes.append(Mode.STREAM)
     return modes
-
-
-def _size(item: Item) -> int:
-    stream, response, websocket = item.http_stream, item.http_response, item.ws_message
-    return (
-        (len(stream.content) if stream is not None else 0)
-        + (len(response.body) if response is not None else 0)
-        + (len(websocket.content) if websocket is not None else 0)
-    )

@@ -9,10 +9,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gripproxy.grip.item import Item
+from gripproxy.grip.item import Item, content_size
 
 # All channels together; per channel Pushpin holds back 100 items, and so do we.
 _WAITING_MAX = 100_000
+_WAITING_BYTES_MAX = 67_108_864
 
 
 class _Key(NamedTuple):
@@ -41,6 +42,7 @@ class Sequencer:
         pending_max: int = 100,
         id_cache_max: int = 1_000_000,
         waiting_max: int = _WAITING_MAX,
+        waiting_bytes_max: int = _WAITING_BYTES_MAX,
     ) -> None:
         self._ttl = id_cache_ttl  # 0: ids are not remembered
         self._wait = message_wait
@@ -48,6 +50,8 @@ class Sequencer:
         self._pending_max = pending_max  # items held back per channel
         self._id_cache_max = id_cache_max
         self._waiting_max = waiting_max  # items held back in all
+        self._waiting_bytes_max = waiting_bytes_max  # and bytes of content in them
+        self._waiting_bytes = 0
         # All three are in the order of their times, oldest first; OrderedDict finds and drops its
         # first in O(1).
         self._seen: OrderedDict[tuple[str, str], float] = OrderedDict()
@@ -111,8 +115,8 @@ class Sequencer:
     def unsubscribe(self, channel: str) -> None:
         """Nobody listens to `channel` any more: forget its last id and what is held back for it."""
         self.forget(channel)
-        for prev_id in self._prev_ids.pop(channel, ()):
-            del self._waiting[_Key(channel, prev_id)]
+        for prev_id in tuple(self._prev_ids.get(channel, ())):
+            self._take(_Key(channel, prev_id))
 
     def _is_duplicate(self, channel: str, item_id: str, now: float) -> bool:
         """Whether the id was seen within the TTL; if not, it is now. Asking does not prolong it."""
@@ -141,7 +145,10 @@ class Sequencer:
             self.drops["sequence-full"] += 1
             return ()
         ready: list[Item] = []
-        if len(self._waiting) >= self._waiting_max:
+        if (
+            len(self._waiting) >= self._waiting_max
+            or self._waiting_bytes >= self._waiting_bytes_max
+        ):
             # The oldest of all waits no longer, as if its time had come: that loses nothing. It may
             # be the predecessor.
             ready += self._send(self._take(next(iter(self._waiting))))
@@ -150,6 +157,7 @@ class Sequencer:
                 return ready
         self._prev_ids.setdefault(item.channel, set()).add(prev_id)
         self._waiting[_Key(item.channel, prev_id)] = _Waiting(now, item)
+        self._waiting_bytes += content_size(item)
         return ready
 
     def _take(self, key: _Key) -> Item:
@@ -157,7 +165,9 @@ class Sequencer:
         prev_ids.discard(key.prev_id)
         if not prev_ids:
             del self._prev_ids[key.channel]
-        return self._waiting.pop(key).item
+        item = self._waiting.pop(key).item
+        self._waiting_bytes -= content_size(item)
+        return item
 
     def _send(self, item: Item) -> Sequence[Item]:
         """`item` and the chain that waited for it; the last one's id becomes the channel's."""

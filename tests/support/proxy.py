@@ -348,9 +348,22 @@ def _accepts(port: int) -> bool:
     return True
 
 
-def _wait_ready(proxy: Proxy, ports: Sequence[int]) -> None:
+def _accepts_local(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as s:
+        return s.connect_ex(str(path)) == 0
+
+
+def _local_ports(proxy: Proxy, runner: Settings | None) -> list[Path]:
+    """The Unix sockets that the config names."""
+    text = str((runner or {}).get("local_ports", ""))
+    text = text.replace("{rundir}", str(proxy.rundir)).replace("{ipc_prefix}", "t-")
+    return [proxy.directory / name.partition("?")[0] for name in text.split(",") if name]
+
+
+def _wait_ready(proxy: Proxy, ports: Sequence[int], local_ports: Sequence[Path]) -> None:
     deadline = time.monotonic() + START_SECONDS
     waiting = [functools.partial(_accepts, p) for p in ports]
+    waiting += [functools.partial(_accepts_local, p) for p in local_ports]
     if PUSHPIN:
         waiting.append(functools.partial(_answers_probe, proxy.port))
     while waiting:
@@ -406,7 +419,7 @@ async def start_proxy(
                 )  # fmt: skip
             up = (it.port, it.http_control, *it.https_ports) if wait_ports is None else wait_ports
             try:
-                await asyncio.to_thread(_wait_ready, it, up)
+                await asyncio.to_thread(_wait_ready, it, up, _local_ports(it, runner))
             except BaseException:
                 it.kill()
                 raise

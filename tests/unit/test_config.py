@@ -303,6 +303,7 @@ def test_paths_in_the_file_are_relative_to_it(conf: Load, tmp_path: Path) -> Non
         ("handler", "stats_format=JSON", "json"),
         ("handler", "stats_format=", "tnetstring"),
         ("handler", "publish_queue_max=5", 5),
+        ("handler", "publish_queue_bytes=5", 5),
     ],
 )  # fmt: skip
 def test_values_are_read(conf: Load, section: str, line: str, expected: object) -> None:
