@@ -11,7 +11,7 @@ from tests.support.backend import Exchange, chunk, response, start_backend
 from tests.support.client import Truncated, connect, get
 from tests.support.proxy import Proxy, start_proxy
 
-CLIENTS = 150
+CLIENTS = 400
 AT_ONCE = 50
 CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 LENGTH_HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
@@ -125,6 +125,7 @@ async def test_nothing_is_lost_but_what_was_broken(settings: Mapping[str, object
             turns = asyncio.Semaphore(AT_ONCE)
             async with running(asyncio.create_task(publish_all_the_time(proxy))):
                 await asyncio.gather(*(visit(proxy, rng, turns) for _ in range(CLIENTS)))
+            assert len(backend.requests) > CLIENTS / 2  # it was not refused all along
             for _ in range(10):
                 assert (await get(proxy.port, "/good")).body == b"good"
             async with asyncio.timeout(10):

@@ -229,6 +229,16 @@ def test_the_door_is_full_at_its_bound_until_there_is_room() -> None:
     assert not stage.door.full
 
 
+def test_the_bound_counts_bytes_too() -> None:
+    stage = Stage(queue_bytes=10)
+    stage.publish("123456789")
+    assert not stage.door.full
+    stage.publish("0")
+    assert stage.door.full
+    stage.loop.settle()
+    assert not stage.door.full
+
+
 def test_inputs_may_read_again_when_there_is_room_and_hear_of_it_once() -> None:
     stage = Stage(queue_max=2)
     for _ in range(3 * SLICE):

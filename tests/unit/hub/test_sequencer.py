@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gripproxy.grip.item import Item
+from gripproxy.grip.item import Action, HttpStream, Item
 from gripproxy.hub.sequencer import Sequencer
 
 
@@ -25,6 +25,7 @@ def sequencer(
     pending_max: int = 100,
     id_cache_max: int = 1000,
     waiting_max: int = 1000,
+    waiting_bytes_max: int = 1_000_000,
 ) -> Sequencer:
     return Sequencer(
         id_cache_ttl=ttl,
@@ -33,6 +34,7 @@ def sequencer(
         pending_max=pending_max,
         id_cache_max=id_cache_max,
         waiting_max=waiting_max,
+        waiting_bytes_max=waiting_bytes_max,
     )
 
 
@@ -353,3 +355,28 @@ def test_any_history_gives_what_the_rules_say(
             model.last.clear()
         assert seq.waiting == len(model.pending)
         assert {c: seq.last_id(c) for c in "ab"} == {c: model.last.get(c) for c in "ab"}
+
+
+def test_the_oldest_goes_on_when_what_waits_weighs_too_much() -> None:
+    """Its content would stay in memory otherwise, and dropping it would lose it."""
+    seq = sequencer(waiting_bytes_max=10)
+    add(seq, item("1"))
+    heavy = [
+        item(str(number), "missing" + str(number))._replace(
+            http_stream=HttpStream(Action.SEND, b"123456")
+        )
+        for number in (3, 5, 7)
+    ]
+    assert add(seq, *heavy[:2]) == []
+    assert add(seq, heavy[2]) == ["3"]
+    assert seq.waiting == 2
+
+
+def test_what_went_on_weighs_nothing_any_more() -> None:
+    seq = sequencer(waiting_bytes_max=10)
+    for round in range(3):
+        add(seq, item("1", no_seq=False), now=round)
+        waits = item("9", "8")._replace(http_stream=HttpStream(Action.SEND, b"12345678"))
+        assert add(seq, waits) == []
+        seq.unsubscribe("c")
+        assert seq.waiting == 0

@@ -1,0 +1,129 @@
+"""Backends that answer before they have read the request, and what clients must see of that."""
+
+import asyncio
+
+import pytest
+
+from tests.support.backend import Exchange, response, start_backend
+from tests.support.client import connect, fetch, get
+from tests.support.proxy import start_proxy
+
+PREFETCH = 10_000  # bytes of a request's body that the proxy awaits before it asks the backend
+KEPT = 100_000  # bytes of it that may be sent again
+
+
+def upload(path: str, length: int) -> bytes:
+    return f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+async def test_the_answer_of_a_backend_that_closes_during_an_upload_arrives() -> None:
+    """Sending fails then, but what the backend said is there to be read."""
+
+    async def refuse(ex: Exchange) -> None:
+        await ex.write(
+            b"HTTP/1.1 413 Payload Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nno\n"
+        )
+        ex.close()
+
+    async with start_backend() as backend, start_proxy(f"* {backend.address}") as proxy:
+        backend.on("/upload", refuse, stream=True)
+        for _ in range(20):
+            async with connect(proxy.port) as c:
+                await c.send(upload("/upload", 3_000_000))
+                sending = asyncio.create_task(c.send(bytes(3_000_000)))
+                r = await c.read_response()
+                assert (r.status, r.body) == (413, b"no\n")
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+
+
+async def test_a_body_that_grows_too_large_after_the_instruction_is_not_held() -> None:
+    """It could not be sent again; the next request on the connection would be taken for it."""
+    async with start_backend() as backend, start_proxy(f"* {backend.address}") as proxy:
+        answered = asyncio.Event()
+
+        async def hold_early(ex: Exchange) -> None:
+            await ex.write(
+                b"HTTP/1.1 200 OK\r\nGrip-Hold: response\r\nGrip-Channel: c\r\n"
+                b"Content-Length: 0\r\n\r\n"
+            )
+            answered.set()
+            await ex.wait_closed()
+
+        backend.on("/hold", hold_early, stream=True)
+        async with connect(proxy.port) as c:
+            await c.send(upload("/hold", KEPT + 1) + bytes(PREFETCH))
+            async with asyncio.timeout(5):
+                await answered.wait()
+            await c.send(bytes(KEPT + 1 - PREFETCH))
+            r = await c.read_response()
+            assert (r.status, r.body) == (400, b"Request too large to accept GRIP instruct.\n")
+        assert [request.target for request in backend.requests] == ["/hold"]
+
+
+async def test_an_instruction_that_comes_early_is_obeyed_when_the_request_is_here() -> None:
+    async with start_backend() as backend, start_proxy(f"* {backend.address}") as proxy:
+        answered = asyncio.Event()
+
+        async def hold_early(ex: Exchange) -> None:
+            await ex.write(
+                b"HTTP/1.1 200 OK\r\nGrip-Hold: response\r\nGrip-Channel: c\r\n"
+                b"Content-Length: 0\r\n\r\n"
+            )
+            answered.set()
+            await ex.wait_closed()
+
+        backend.on("/hold", hold_early, stream=True)
+        async with connect(proxy.port) as c:
+            await c.send(upload("/hold", 2 * PREFETCH) + bytes(PREFETCH))
+            async with asyncio.timeout(5):
+                await answered.wait()
+            await c.send(bytes(PREFETCH))
+            await proxy.wait_subscribed("c")
+            await proxy.publish({"channel": "c", "formats": {"http-response": {"body": "news"}}})
+            assert (await c.read_response()).body == b"news"
+
+
+@pytest.mark.parametrize("status", ["100 Wait", "101 Switch", "0 Nothing", "199 Odd"])
+@pytest.mark.parametrize("size", [0, KEPT + 1])
+async def test_a_status_that_cannot_end_a_request_is_an_error(status: str, size: int) -> None:
+    """A client would take it for an interim response and wait."""
+    async with start_backend() as backend, start_proxy(f"* {backend.address}") as proxy:
+        fields = {"Grip-Hold": "stream", "Grip-Channel": "c", "Grip-Status": status}
+        backend.on("/odd", response(200, fields, bytes(size)))
+        backend.on("/plain", response(200, {}, b"fine"))
+        async with connect(proxy.port) as c:
+            assert (await c.request("GET", "/odd")).status == 502
+            assert (await c.request("GET", "/plain")).body == b"fine"
+
+
+async def test_a_published_status_that_cannot_end_a_request_is_an_error() -> None:
+    async with start_backend() as backend, start_proxy(f"* {backend.address}") as proxy:
+        backend.on("/hold", response(200, {"Grip-Hold": "response", "Grip-Channel": "c"}, b""))
+        asked = asyncio.create_task(get(proxy.port, "/hold"))
+        await proxy.wait_subscribed("c")
+        await proxy.publish(
+            {"channel": "c", "formats": {"http-response": {"code": 100, "body": "?"}}}
+        )
+        assert (await asked).status == 502
+
+
+async def test_a_script_cannot_post_websocket_events_either() -> None:
+    async with (
+        start_backend() as backend,
+        start_proxy(f"*,aco {backend.address},over_http") as proxy,
+    ):
+        backend.on("*", response(200, {}, b"ok"))
+        query = (
+            "/?callback=f&_method=POST&_body=OPEN%0d%0a"
+            "&_headers=%7B%22Content-Type%22%3A%22application/websocket-events%22%7D"
+        )
+        assert "not allowed" in (await get(proxy.port, query)).text
+        assert backend.requests == []
+
+
+async def test_a_host_that_no_certificate_can_name_is_refused_at_once() -> None:
+    """With `ssl` and no `host=`, the client's Host is the name that is checked."""
+    async with start_backend() as backend, start_proxy(f"* {backend.address},ssl") as proxy:
+        for host in (".a", "a..b", "x" * 64 + ".com"):
+            assert (await fetch(proxy.port, "GET", "/", host=host)).status == 502
