@@ -1,11 +1,13 @@
 """The backend of every run, made to be cheap: `python -m benchmarks.backend` says "PORT N".
 
-GET /plain    200 and a body of 6 bytes
-GET /stream   an instruction to hold a stream
-GET /poll     an instruction to hold a response
+GET /plain     200 and a body of 6 bytes
+GET /instruct  the same with an instruction that holds nobody
+GET /stream    an instruction to hold a stream
+GET /poll      an instruction to hold a response
 """
 
 import asyncio
+from typing import cast
 
 import uvloop
 
@@ -28,6 +30,7 @@ def _hold(mode: str) -> bytes:
 
 ANSWERS = {
     b"/plain": _answer("Content-Type: text/plain\r\n", PLAIN_BODY),
+    b"/instruct": _answer("Content-Type: text/plain\r\nGrip-Set-Meta: a=b\r\n", PLAIN_BODY),
     Hold.STREAM.path.encode(): _hold("stream"),
     Hold.POLL.path.encode(): _hold("response"),
 }
@@ -38,8 +41,7 @@ class Connection(asyncio.Protocol):
     """Answers requests without a body, as they come."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         self._received = b""
 
     def data_received(self, data: bytes) -> None:

@@ -12,13 +12,14 @@ from benchmarks.message import Hold
 from benchmarks.processes import Tree
 
 CONNECTIONS = 32  # of wrk
+RATE = 1000  # connections, or requests on open ones, per second: at 2000 Pushpin fails some
 MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
 class Arrivals(NamedTuple):
-    """Messages that came, their latencies, and connections that the server closed meanwhile."""
+    """How many messages came, their latencies, and connections that the server closed meanwhile."""
 
-    count: int
+    messages: int
     p50_ms: float
     p99_ms: float
     last_ms: float
@@ -32,10 +33,9 @@ class Load:
     """
 
     def __init__(self, port: int, hold: Hold, count: int, directory: Path) -> None:
-        rate = 2000  # connections, and requests of `ask`, per second
         program = machine.compiled("loadgen", directory)
         self._tree = Tree(
-            [program, str(port), str(count), hold.value, hold.path, str(rate)],
+            [program, str(port), str(count), hold.value, hold.path, str(RATE)],
             directory / f"loadgen-{port}.log",
             piped=True,
         )
@@ -84,16 +84,16 @@ def report(word: str, line: str) -> dict[str, float]:
 
 
 class Requests(NamedTuple):
-    """A turn of wrk: requests answered, in how many seconds, and what went wrong."""
+    """A turn of wrk: answered ones, in how many seconds, and what went wrong."""
 
-    count: int
+    requests: int
     seconds: float
     p99_ms: float
     bad: int  # answered by a status that is neither 2xx nor 3xx
     errors: int  # connections that failed or broke, and requests that had no answer in time
 
 
-def wrk(port: int, path: str, seconds: int, options: Sequence[str | Path] = ()) -> Requests:
+def wrk(port: int, path: str, seconds: int, options: Sequence[str] = ()) -> Requests:
     """Send requests one after the other on each of `CONNECTIONS` connections."""
     command = [machine.installed("wrk"), "-t1", f"-c{CONNECTIONS}", f"-d{seconds}", "--latency"]
     done = subprocess.run(

@@ -173,7 +173,7 @@ static void on_head(struct connection *c, char *data, size_t length) {
     char *end = strstr(c->head, "\r\n\r\n");
     if (!end && taken == length) return;
     if (!end || strncmp(c->head, "HTTP/1.1 200", 12)) {
-        fprintf(stderr, "loadgen: not a 200: %.100s\n", c->head);
+        fprintf(stderr, "loadgen: not a 200: %.*s\n", (int)strcspn(c->head, "\r\n"), c->head);
         drop(c);
         return;
     }

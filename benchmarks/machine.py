@@ -85,9 +85,9 @@ def versions() -> list[str]:
         f"uvloop {importlib.metadata.version('uvloop')}",
     ]
     for name, option, label in (
+        ("wrk", "-v", "wrk"),
         ("pushpin", "--version", "Pushpin"),
         ("nginx", "-v", "nginx"),
-        ("wrk", "-v", "wrk"),
     ):
         if path := program(name):
             said = subprocess.run([path, option], capture_output=True, text=True, timeout=10)

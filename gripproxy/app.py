@@ -11,6 +11,7 @@ import signal
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import zmq
 
@@ -57,7 +58,7 @@ class App:
         access = AccessLog(
             log_from=config.proxy.log_from, log_user_agent=config.proxy.log_user_agent
         )
-        overflow_log = limited(logging.getLogger("gripproxy.hub").warning, self._loop.time)
+        warn = limited(logging.getLogger("gripproxy.hub").warning, self._loop.time)
         registry = Registry(config.handler.subscription_linger)
         sequencer = Sequencer(
             id_cache_ttl=config.handler.id_cache_ttl,
@@ -74,7 +75,7 @@ class App:
             publish_limits(config),
             self._stats,
             access,
-            overflow_log,
+            warn,
         )
         open_max = config.proxy.max_open_requests
         self._front = Front(
@@ -88,7 +89,7 @@ class App:
             sequencer=sequencer,
             stats=self._stats,
             access=access,
-            overflow_log=overflow_log,
+            warn=warn,
             debug=config.proxy.debug,
             cross_origin=config.proxy.auto_cross_origin,
             accept_forwarded_proto=config.proxy.accept_x_forwarded_protocol,
@@ -119,12 +120,16 @@ class App:
     def reload(self) -> None:
         """Open the log anew and load the routes, without touching a connection."""
         log.info("reloading")
-        self._logs.reopen()
+        try:
+            self._logs.reopen()
+        except ConfigError as error:
+            log.warning("%s; the log goes on where it was", error)
         self._reload_routes()
 
     # Starting and stopping.
 
     async def _start(self) -> None:
+        self._loop.set_exception_handler(log_failure)
         raise_descriptor_limit()
         log.info("configuration: %s", self._config.path or "built-in settings")
         self._start_control()
@@ -215,14 +220,15 @@ class App:
         sub.unsubscribe(channel)
 
     def _make_rundir(self) -> None:
-        """The directory of ipc sockets, if any of ours is in it."""
-        handler, rundir = self._config.handler, self._config.global_.rundir
-        if any(
-            spec.startswith(f"ipc://{rundir}")
-            for spec in (handler.push_in_spec, *handler.push_in_sub_specs)
-        ):
+        """The directory of Unix sockets, if any of ours is in it."""
+        config = self._config
+        rundir = Path(config.global_.rundir)
+        specs = (config.handler.push_in_spec, *config.handler.push_in_sub_specs)
+        sockets = [Path(spec.removeprefix("ipc://")) for spec in specs if spec.startswith("ipc://")]
+        sockets += [local.path for local in config.runner.local_ports]
+        if any(path.is_relative_to(rundir) for path in sockets):
             try:
-                Path(rundir).mkdir(parents=True, exist_ok=True)
+                rundir.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ConfigError(f"cannot make rundir: {error.strerror}", rundir) from error
 
@@ -239,6 +245,7 @@ class App:
         """
         drops = Counter(self._stats.drops)
         drops.update(self._sequencer.drops)
+        drops["id-cache-full"] += self._sequencer.ids_evicted
         drops["invalid-message"] += sum(source.invalid for source in self._inputs)
         if drops.total() != self._drops_reported:
             self._drops_reported = drops.total()
@@ -306,6 +313,12 @@ def publish_limits(config: Config) -> PublishLimits:
         hwm=handler.message_hwm or 0,
         block_size=handler.message_block_size or 0,
     )
+
+
+def log_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Put what a callback or a task failed with into the log, with its traceback."""
+    error = context.get("exception")
+    log.error("internal error: %s", context.get("message"), exc_info=error)
 
 
 def raise_descriptor_limit() -> None:

@@ -5,6 +5,8 @@ from dataclasses import fields
 from typing import Any
 
 from gripproxy.config import Config, ForwardedFor, LogLevels, TcpAddress, UnixAddress
+from gripproxy.errors import KeyFormatError
+from gripproxy.grip import signature
 from gripproxy.notices import NOT_YET
 from gripproxy.routes import Route, RouteTable, Target
 
@@ -28,6 +30,28 @@ _NOT_LISTED = frozenset(
         "upstream_key",
     )
 )
+
+
+def bad_keys(config: Config, table: RouteTable) -> Iterator[str]:
+    """What is wrong with the keys of the configuration and of the routes."""
+    proxy = config.proxy
+    keys = {("sig_key", proxy.sig_key): None, ("upstream_key", proxy.upstream_key): None}
+    keys |= {(f"route {route.key}: sig_key", route.sig_key or ""): None for route in table.routes}
+    for name, text in keys:
+        try:
+            key = signature.load_key(text, config.base_dir)
+        except KeyFormatError as error:
+            yield f"{name}: {error}"
+        else:
+            if key is not None and "sig_key" in name and not key.can_sign:
+                yield f"{name}: a public key cannot sign"
+
+
+def missing_certificates(config: Config) -> Iterator[str]:
+    """Whether TLS ports are without any certificate."""
+    runner = config.runner
+    if runner.https_ports and not any(runner.certs_dir.glob("*.crt")):
+        yield f"https_ports: there is no certificate (NAME.crt and NAME.key) in {runner.certs_dir}"
 
 
 def describe(config: Config, table: RouteTable) -> str:

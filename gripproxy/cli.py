@@ -15,7 +15,7 @@ import uvloop
 
 from gripproxy import __version__
 from gripproxy.app import App
-from gripproxy.check import describe
+from gripproxy.check import bad_keys, describe, missing_certificates
 from gripproxy.config import Config, Notice, Options, find_config, load
 from gripproxy.errors import ConfigError
 from gripproxy.logs import Logs
@@ -50,7 +50,10 @@ def _check(config: Config, notices: Sequence[Notice]) -> int:
         print(f"{notice.level}: {notice.text}")
     for complaint in complaints:
         print(f"{'error' if complaint.skipped else 'warning'}: {complaint}", file=sys.stderr)
-    return 1 if any(complaint.skipped for complaint in complaints) else 0
+    faults = [*bad_keys(config, table), *missing_certificates(config)]
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+    return 1 if faults or any(complaint.skipped for complaint in complaints) else 0
 
 
 def _run(config: Config, notices: Sequence[Notice], *, merge_output: bool) -> int:

@@ -23,7 +23,7 @@ _NAMES = {
 }
 # Which of Pushpin's services does the work of a package here.
 _SERVICES = {
-    "gripproxy.clients": "proxy",
+    "gripproxy.clients": "connmgr",
     "gripproxy.backend": "proxy",
     "gripproxy.access": "proxy",
     "gripproxy.control": "handler",

@@ -43,7 +43,7 @@ class PublishDoor:
         limits: PublishLimits,
         stats: Stats,
         access: AccessLog,
-        overflow_log: Callable[..., None],
+        warn: Callable[..., None],
     ) -> None:
         self._loop = loop
         self._registry = registry
@@ -51,7 +51,7 @@ class PublishDoor:
         self._limits = limits
         self._stats = stats
         self._access = access
-        self._overflow_log = overflow_log
+        self._warn = warn
         self._limiter: RateLimiter[tuple[Subscriber, Batch]] | None = None
         if 0 < limits.rate < RATE_OUT_OF_REACH:
             self._limiter = RateLimiter(limits.rate, limits.hwm)
@@ -65,7 +65,6 @@ class PublishDoor:
 
     def publish(self, items: Sequence[Item]) -> None:
         """Queue `items` in their order; they are dispatched after the current callback."""
-        self._stats.published += len(items)
         now = self._loop.time()
         registry, sequencer = self._registry, self._sequencer
         for item in items:
@@ -111,16 +110,19 @@ class PublishDoor:
     def _run(self) -> None:
         if self._closed:
             return
-        more = self._fanout.run()
+        more = True
+        try:
+            more = self._fanout.run()
+        finally:  # whatever one delivery may do, publishing goes on
+            self._running = more
+            if more:
+                self._loop.call_soon(self._run)
         if self._waiting and not self.full:
             waiting, self._waiting = self._waiting, []
             for resume in waiting:
                 self._loop.call_soon(resume)
         if self._limiter is not None and self._timer is None:
             self._deliver_due()  # all that this slice has queued, as far as the rate allows
-        self._running = more
-        if more:
-            self._loop.call_soon(self._run)
 
     def _begun(self, batch: Batch, subscribers: Sequence[Subscriber]) -> None:
         if self._access.enabled:
@@ -138,7 +140,7 @@ class PublishDoor:
             subscriber.bucket, weight(size, self._limits.block_size), (subscriber, batch)
         ):
             self._stats.drops["message-hwm"] += 1
-            self._overflow_log("message dropped by message_hwm: channel=%s", batch.channel)
+            self._warn("message dropped by message_hwm: channel=%s", batch.channel)
 
     def _deliver_due(self) -> None:
         limiter = self._limiter

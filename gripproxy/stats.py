@@ -8,6 +8,4 @@ from dataclasses import dataclass, field
 class Stats:
     """What happened since the start."""
 
-    requests: int = 0
-    published: int = 0
     drops: Counter[str] = field(default_factory=Counter)  # messages or connections lost, by reason

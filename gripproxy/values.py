@@ -68,10 +68,6 @@ class ForwardedFor(NamedTuple):
     keep: int | None = None  # how many of its last addresses stay; None: all
     append: bool = False  # whether the client's address is added
 
-    @property
-    def active(self) -> bool:
-        return self.keep is not None or self.append
-
 
 class LogLevels(NamedTuple):
     """0 errors, 1 warnings, 2 information, 3 debugging, 4 traces."""

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 from gripproxy.deadlines import Timed
 from gripproxy.errors import BackendError, HttpError, ResponseError, ResponseTimeout
 from gripproxy.http1.body import BodyReader, body_reader
-from gripproxy.http1.head import ResponseHead, parse_response
+from gripproxy.http1.head import ResponseHead, has_bare_lf, parse_response
 
 _HEAD_END = b"\r\n\r\n"
 
@@ -228,6 +228,8 @@ class BackendConnection(asyncio.Protocol, Timed):
             if (end if end > 3 else len(data)) > self._owner.head_max:
                 raise HttpError("response header too large", 502)
             if end < 4:
+                if has_bare_lf(data):
+                    raise HttpError("line ends without CR", 502)
                 return None, data
             head = parse_response(data[:end], self._owner.headers_max)
             data = data[end:]

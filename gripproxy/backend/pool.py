@@ -55,14 +55,26 @@ class _Key(NamedTuple):
     client_key: Path | None
 
 
+class _Place:
+    """A host and a port. Its bounds hold for all names that clients may ask it for together."""
+
+    __slots__ = ("count", "idle", "origins")
+
+    def __init__(self) -> None:
+        self.count = 0  # connections, also those that are being made
+        self.idle = 0
+        self.origins: dict[_Origin, None] = {}
+
+
 class _Origin(Timed):
-    """One place to connect to. `count` includes connections that are being made."""
+    """A place, and the way to speak to it. `count` includes connections that are being made."""
 
-    __slots__ = ("connecting", "count", "idle", "key", "owner", "waiting")
+    __slots__ = ("connecting", "count", "idle", "key", "owner", "place", "waiting")
 
-    def __init__(self, key: _Key, owner: "Pool") -> None:
+    def __init__(self, key: _Key, place: _Place, owner: "Pool") -> None:
         super().__init__()
         self.key = key
+        self.place = place
         self.owner = owner
         self.idle: list[BackendConnection] = []
         self.waiting: deque[tuple[float, Waiter]] = deque()  # with the time since when
@@ -83,8 +95,9 @@ class Pool:
         self._deadlines = deadlines
         self._limits = limits
         self._origins: dict[_Key, _Origin] = {}
+        self._places: dict[tuple[str, int], _Place] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._contexts: dict[tuple[bool, Path | None, Path | None], ssl.SSLContext] = {}
+        self._contexts: dict[tuple[bool, Path | None, Path | None, int], ssl.SSLContext] = {}
         self._resolver = Resolver(loop, limits.dns_ttl)
         self._closed = False
         self.response_timeout = limits.response_timeout
@@ -112,14 +125,15 @@ class Pool:
         )
         origin = self._origins.get(key)
         if origin is None:
-            origin = self._origins[key] = _Origin(key, self)
+            origin = self._add_origin(key)
         while origin.idle and not fresh:
             connection = origin.idle.pop()
+            origin.place.idle -= 1
             self._deadlines.clear(connection)
             if not connection.transport.is_closing():
                 return connection
         if (
-            origin.count >= self._limits.connections_max
+            origin.place.count >= self._limits.connections_max
             and len(origin.waiting) - origin.connecting >= self._limits.waiting_max
         ):
             raise ConnectError(f"{self._limits.waiting_max} requests wait for a connection already")
@@ -163,20 +177,20 @@ class Pool:
         assert isinstance(origin, _Origin)
         if origin.waiting:
             origin.waiting.popleft()[1].on_connected(connection)
-        elif len(origin.idle) < self._limits.idle_max and not self._closed:
-            origin.idle.append(connection)
-            self.watch(connection, self._limits.idle_timeout)
-        else:
+        elif self._closed or origin.place.idle >= self._limits.idle_max or self._is_wanted(origin):
             connection.transport.abort()
+        else:
+            origin.idle.append(connection)
+            origin.place.idle += 1
+            self.watch(connection, self._limits.idle_timeout)
 
     def lost(self, connection: BackendConnection) -> None:
         origin = connection.origin
         assert isinstance(origin, _Origin)
-        origin.count -= 1
         if connection in origin.idle:
             origin.idle.remove(connection)
-        self._connect(origin)
-        self._drop_if_unused(origin)
+            origin.place.idle -= 1
+        self._give_place_back(origin)
 
     def give_up_waiting(self, origin: _Origin, now: float) -> None:
         """Requests that waited too long are told.
@@ -205,10 +219,13 @@ class Pool:
         """
         if len(origin.waiting) <= origin.connecting:
             return True
-        if origin.count >= self._limits.connections_max:
+        place = origin.place
+        if place.count >= self._limits.connections_max:
+            self._close_idle(place)  # of another name; `lost` comes back here then
             return False
         origin.connecting += 1
         origin.count += 1
+        place.count += 1
         task = self._loop.create_task(self._attempt(origin))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -219,10 +236,8 @@ class Pool:
             connection = await self._open(origin)
         except BackendError as error:
             origin.connecting -= 1
-            origin.count -= 1
             waiter = origin.waiting.popleft()[1] if origin.waiting else None
-            self._connect(origin)
-            self._drop_if_unused(origin)
+            self._give_place_back(origin)
             if waiter is not None:
                 waiter.on_unconnected(error)
         else:
@@ -271,7 +286,12 @@ class Pool:
 
     def _tls_context(self, key: _Key) -> ssl.SSLContext:
         """Raises ConnectError when the client certificate cannot be loaded."""
-        kind = (key.insecure, key.client_cert, key.client_key)
+        files = [path for path in (key.client_cert, key.client_key) if path is not None]
+        try:
+            changed = max((path.stat().st_mtime_ns for path in files), default=0)
+        except OSError as error:
+            raise ConnectError(f"client certificate {key.client_cert}: {error}") from error
+        kind = (key.insecure, key.client_cert, key.client_key, changed)
         context = self._contexts.get(kind)
         if context is None:
             context = ssl.create_default_context()
@@ -286,7 +306,39 @@ class Pool:
             self._contexts[kind] = context
         return context
 
-    def _drop_if_unused(self, origin: _Origin) -> None:
+    # Accounts.
+
+    def _add_origin(self, key: _Key) -> _Origin:
+        place = self._places.setdefault((key.host, key.port), _Place())
+        origin = self._origins[key] = _Origin(key, place, self)
+        place.origins[origin] = None
+        return origin
+
+    def _give_place_back(self, origin: _Origin) -> None:
+        """A connection is gone, or was not made: who waits may have its place."""
+        place = origin.place
+        origin.count -= 1
+        place.count -= 1
+        for other in tuple(place.origins) if len(place.origins) > 1 else (origin,):
+            self._connect(other)
         if not origin.count and not origin.waiting:
             self._deadlines.clear(origin)
             self._origins.pop(origin.key, None)
+            place.origins.pop(origin, None)
+            if not place.origins:
+                self._places.pop((origin.key.host, origin.key.port), None)
+
+    def _is_wanted(self, origin: _Origin) -> bool:
+        """Whether requests by another name wait for a connection to the same place."""
+        place = origin.place
+        return (
+            len(place.origins) > 1
+            and place.count >= self._limits.connections_max
+            and any(other.waiting for other in place.origins)
+        )
+
+    def _close_idle(self, place: _Place) -> None:
+        """Close a connection to `place` that nobody uses, if there is one."""
+        if place.idle:
+            origin = next(origin for origin in place.origins if origin.idle)
+            origin.idle[0].transport.abort()

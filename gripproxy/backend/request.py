@@ -195,6 +195,8 @@ class BackendRequest:
     def forward(self, content: bytes) -> None:
         """`content` was added to the body; pass it on if what came before it was."""
         if self._connection is None:
+            if self.target.test and not self._responded:
+                self._ask_test_handler()
             return
         finished = self._body.finished
         if self._upload_length == CHUNKED:
@@ -299,7 +301,10 @@ class BackendRequest:
             self._asker.on_upload_blocked()
 
     def _ask_test_handler(self) -> None:
+        if not self._body.finished and self._body.size <= testhandler.MAX_REQUEST_BODY_BYTES:
+            return  # it takes the body as a whole
         outgoing = self._outgoing
+        self._responded = True
         path = testhandler.strip_base(outgoing.target, outgoing.route.path_beg)
         code, reason, headers, body = testhandler.answer(
             outgoing.method, path, outgoing.headers, self._body.content or b""

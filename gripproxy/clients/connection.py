@@ -8,7 +8,6 @@ ahead of its turn waits in `_buffer`.
 import asyncio
 import itertools
 import logging
-import re
 import socket
 import struct
 from typing import Protocol, cast
@@ -18,19 +17,21 @@ from gripproxy.clients.front import Front, Pause
 from gripproxy.deadlines import Timed
 from gripproxy.errors import HttpError
 from gripproxy.http1.body import BodyReader, body_reader
-from gripproxy.http1.head import parse_request
+from gripproxy.http1.head import has_bare_lf, parse_request
 from gripproxy.http1.status import reason_phrase
 
 log = logging.getLogger("gripproxy.clients")
 
 _HEAD_END = b"\r\n\r\n"
-_BARE_LF = re.compile(rb"(?<!\r)\n")
 # How long a client that still sends gets to read an answer that came early, in seconds (RFC 9112
 # §9.6).
 _LINGER = 2.0
 # The inactivity timeout is checked in this many steps, so that a write costs an assignment and not
 # a timer.
 _STEPS = 10
+# Seconds between two looks at a client that is not read, since it could leave unnoticed.
+_LOOK = 10.0
+_TCP_ESTABLISHED = 1  # the first byte of Linux's tcp_info
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _numbers = itertools.count(1)
 
@@ -67,13 +68,14 @@ class ClientConnection(asyncio.Protocol, Timed):
         "_front",
         "_lingering",
         "_pauses",
-        "_queued",
-        "_quiet_steps",
+        "_quiet_since",
         "active",
         "blocked",
+        "blocked_since",
         "exchange",
         "keep_alive",
         "number",
+        "queued",
         "secure",
         "transport",
     )
@@ -88,10 +90,11 @@ class ClientConnection(asyncio.Protocol, Timed):
         self.keep_alive = True
         self.active = False  # bytes went either way since the last step of the inactivity timeout
         self._buffer = b""
+        self.blocked_since = 0.0
         self._body: BodyReader | None = None  # set while a request's body is arriving
         self.blocked = False  # the client reads more slowly than it is sent to
-        self._queued = 0  # bytes that count towards `Front.queued_bytes`
-        self._quiet_steps = 0
+        self.queued = 0  # bytes of messages unread, which count towards `Front.queued_bytes`
+        self._quiet_since = 0.0
         self._pauses = Pause(0)
         self._lingering = False
 
@@ -101,7 +104,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         self.transport = cast(asyncio.Transport, transport)
         front = self._front
         front.gate.enter(self, self.transport)
-        front.deadlines.set(self, front.loop.time() + front.limits.idle_timeout)
+        self._set_deadline(front.limits.idle_timeout)
 
     def data_received(self, data: bytes) -> None:
         self.active = True
@@ -126,8 +129,8 @@ class ClientConnection(asyncio.Protocol, Timed):
         front = self._front
         front.gate.leave(self)
         front.deadlines.clear(self)
-        front.queued_bytes -= self._queued
-        self._queued = 0
+        front.queued_bytes -= self.queued
+        self.queued = 0
         self._body = None
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
@@ -135,35 +138,37 @@ class ClientConnection(asyncio.Protocol, Timed):
 
     def pause_writing(self) -> None:
         self.blocked = True
-        self._count_queued(self.transport.get_write_buffer_size())
+        self.blocked_since = self._front.loop.time()
         if self.exchange is not None:
+            if self.exchange.held:  # what is relayed is bounded by the backend being paused
+                self._count_queued(self.transport.get_write_buffer_size())
             self.exchange.on_client_blocked()
 
     def resume_writing(self) -> None:
         self.blocked = False
-        self._front.queued_bytes -= self._queued
-        self._queued = 0
+        self._front.queued_bytes -= self.queued
+        self.queued = 0
         if self.exchange is not None:
             self.exchange.on_client_ready()
         elif self._buffer:
             self._continue()
 
     def expired(self, now: float) -> None:
-        front = self._front
+        timeout = self._front.limits.inactivity_timeout
         if self.exchange is None and not self.transport.get_write_buffer_size():
             self.transport.abort()
             return
-        self._quiet_steps = 0 if self.active else self._quiet_steps + 1
-        self.active = False
-        if self._quiet_steps >= _STEPS:
-            log.info(
-                "connection %d closed: no bytes for %g s",
-                self.number,
-                front.limits.inactivity_timeout,
-            )
+        if self.active:
+            self.active = False
+            self._quiet_since = now
+        if now - self._quiet_since >= timeout:
+            log.info("connection %d closed: no bytes for %g s", self.number, timeout)
+            self.transport.abort()
+        elif self._pauses and self._has_left():
             self.transport.abort()
         else:
-            front.deadlines.set(self, now + front.limits.inactivity_timeout / _STEPS)
+            step = timeout / _STEPS
+            self._set_deadline(min(step, _LOOK) if self._pauses else step)
 
     # What an exchange calls.
 
@@ -189,17 +194,36 @@ class ClientConnection(asyncio.Protocol, Timed):
         False: too much is unread already, and `data` was not sent.
         """
         front, limits = self._front, self._front.limits
-        size = self.transport.get_write_buffer_size() + len(data)
-        if size > limits.queue_bytes or front.queued_bytes + len(data) > limits.queue_total_bytes:
+        if self.transport.get_write_buffer_size() + len(data) > limits.queue_bytes:
             return False
+        if front.queued_bytes + len(data) > limits.queue_total_bytes:
+            if limits.drop_when_full:
+                return False
+            # All together leave too much unread: not whoever is next goes, but who has kept us
+            # waiting longest.
+            waiting = (other for other in front.gate.connections if other.queued)
+            slowest = min(waiting, key=lambda other: other.blocked_since, default=self)
+            if slowest is self:
+                return False
+            slowest.cut_off()
         self._count_queued(len(data))
         self.transport.write(data)
         return True
+
+    def cut_off(self) -> None:
+        """Close a client that has left messages unread for longer than any other."""
+        front = self._front
+        front.stats.drops["client-queue"] += 1
+        front.warn("connection %d closed: of all it is blocked longest", self.number)
+        front.queued_bytes -= self.queued
+        self.queued = 0
+        self.transport.abort()
 
     def pause_reading(self, why: Pause) -> None:
         """Let the kernel hold back what the client sends."""
         if not self._pauses and not self.transport.is_closing():
             self.transport.pause_reading()
+            self._set_deadline(_LOOK)
         self._pauses |= why
 
     def resume_reading(self, why: Pause) -> None:
@@ -231,7 +255,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         elif not self.keep_alive:
             self.transport.close()
         elif not self.transport.is_closing():
-            front.deadlines.set(self, front.loop.time() + front.limits.idle_timeout)
+            self._set_deadline(front.limits.idle_timeout)
             if self._buffer:
                 # Not from within the exchange that has just ended: a client may have sent many
                 # requests at once.
@@ -270,7 +294,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         if end < 4:
             if len(data) > limit:
                 self._refuse(HttpError(f"Request header size exceeded limit of {limit} bytes."))
-            elif _BARE_LF.search(data) is not None:
+            elif has_bare_lf(data):
                 self._refuse(HttpError("Failed to parse request: line ends without CR"))
             return
         if end > limit:
@@ -284,10 +308,8 @@ class ClientConnection(asyncio.Protocol, Timed):
         self.keep_alive = request.keep_alive
         self._buffer = data[end:]
         front = self._front
-        front.stats.requests += 1
         self.active = True
-        self._quiet_steps = 0
-        front.deadlines.set(self, front.loop.time() + front.limits.inactivity_timeout / _STEPS)
+        self._set_deadline(front.limits.inactivity_timeout / _STEPS)
         if request.length:
             self._body = body_reader(request.length)
         exchange = self.exchange = Exchange(front, self, request)
@@ -328,10 +350,21 @@ class ClientConnection(asyncio.Protocol, Timed):
         if self.transport.can_write_eof():
             self.transport.write_eof()
             self.resume_reading(Pause.AHEAD | Pause.UPLOAD)
-            self._front.deadlines.set(self, self._front.loop.time() + _LINGER)
+            self._set_deadline(_LINGER)
         else:
             self.transport.close()
 
+    def _set_deadline(self, seconds: float) -> None:
+        self._front.deadlines.set(self, self._front.loop.time() + seconds)
+
+    def _has_left(self) -> bool:
+        """Whether the client has closed its end, although what it sent before is not read yet."""
+        peer_socket = self.transport.get_extra_info("socket")
+        if peer_socket is None or peer_socket.family not in (socket.AF_INET, socket.AF_INET6):
+            return False
+        state: bytes = peer_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+        return state[0] != _TCP_ESTABLISHED
+
     def _count_queued(self, size: int) -> None:
-        self._queued += size
+        self.queued += size
         self._front.queued_bytes += size

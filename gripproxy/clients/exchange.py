@@ -42,6 +42,9 @@ PREFETCH = 10_000
 # Bytes of scheme, host and target together, as in Pushpin.
 URI_MAX = 4096
 
+# Pushpin's number of the level of access lines.
+INFO = 2
+
 _TEXT = ((b"Content-Type", b"text/plain"),)
 _ORIGIN_FAILED = "Error while proxying to origin."
 _NO_BODY = RequestBody(0)
@@ -443,12 +446,19 @@ class Exchange:
     def _subscriptions(self, instruct: Instruct) -> Subscriptions:
         assert self._outgoing is not None and self._target is not None
         channels = instruct.channels[: self._front.limits.subscriptions_max]
+        if any(channel.filters for channel in channels):
+            self._front.warn("filters have no effect in this version: %s", self._url())
         return Subscriptions(self._outgoing.route, channels, self._target.subs)
 
     def _debug(self) -> bool:
         return self._front.debug or (self._outgoing is not None and self._outgoing.route.debug)
 
     # Logging.
+
+    def _is_quiet(self) -> bool:
+        """Whether the route wants less in the log than these lines."""
+        level = self._outgoing.route.log_level if self._outgoing is not None else None
+        return level is not None and 0 <= level < INFO
 
     def _url(self) -> str:
         outgoing = self._outgoing
@@ -459,7 +469,7 @@ class Exchange:
 
     def _log_end(self, outcome: str = "") -> None:
         access = self._front.access
-        if access.enabled:
+        if access.enabled and not self._is_quiet():
             access.exchange(
                 self._request,
                 self._url(),
@@ -472,7 +482,7 @@ class Exchange:
 
     def _log_accept(self, subscriptions: Subscriptions) -> None:
         access = self._front.access
-        if access.enabled:
+        if access.enabled and not self._is_quiet():
             self._log_end("accept")
             for channel in subscriptions.channels:
                 access.subscribe(self._url(), channel, retry=bool(self._last_ids))

@@ -98,7 +98,7 @@ class Front:
     sequencer: Sequencer
     stats: Stats
     access: AccessLog
-    overflow_log: Callable[..., None]  # a warning, of which a flood is cut short
+    warn: Callable[..., None]  # a warning, of which a flood is cut short
     debug: bool = False
     cross_origin: bool = False
     accept_forwarded_proto: bool = False

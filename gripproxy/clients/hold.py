@@ -208,8 +208,7 @@ class StreamHold(Timed):
         keep_alive = self._keep_alive
         if keep_alive is None or self._client.blocked:
             return
-        if keep_alive.content:
-            self._client.write(chunk(keep_alive.content) if self._chunked else keep_alive.content)
+        self._client.write(chunk(keep_alive.content) if self._chunked else keep_alive.content)
         self._set_timer()
 
     def end(self) -> None:
@@ -252,16 +251,14 @@ class StreamHold(Timed):
         front, number, lost = self._front, self._client.number, len(batch.items)
         front.stats.drops["client-queue"] += lost
         if front.limits.drop_when_full:
-            front.overflow_log(
+            front.warn(
                 "%d messages dropped: channel=%s connection=%d reads too slowly",
                 lost,
                 batch.channel,
                 number,
             )
             return True
-        front.overflow_log(
-            "connection %d closed: it reads too slowly, channel=%s", number, batch.channel
-        )
+        front.warn("connection %d closed: it reads too slowly, channel=%s", number, batch.channel)
         self.end()
         self._client.transport.abort()
         return False

@@ -10,6 +10,7 @@ import socket
 import ssl
 import stat
 from collections.abc import Callable
+from typing import Protocol
 
 from gripproxy.config import TcpAddress, UnixAddress
 from gripproxy.errors import ConfigError
@@ -106,6 +107,16 @@ class Listener:
                 os.unlink(path)
 
 
+class Client(Protocol):
+    """A client's connection, as the gate and its neighbours know it."""
+
+    queued: int  # bytes of messages unread
+    blocked_since: float  # loop time since when it takes no more
+
+    def cut_off(self) -> None:
+        """Close it, since it leaves too much unread."""
+
+
 class Gate:
     """Counts the clients of all listeners and stops accepting at the bound."""
 
@@ -116,14 +127,14 @@ class Gate:
         self._paused = False
         self._closed = False
         self.listeners: list[Listener] = []
-        self.connections: set[asyncio.Protocol] = set()
+        self.connections: set[Client] = set()
 
     async def open(self) -> None:
         """Accept on all listeners."""
         for listener in self.listeners:
             await listener.accept()
 
-    def enter(self, connection: asyncio.Protocol, transport: asyncio.Transport) -> None:
+    def enter(self, connection: Client, transport: asyncio.Transport) -> None:
         """A client has come."""
         self.connections.add(connection)
         if len(self.connections) > 2 * self._bound:
@@ -137,7 +148,7 @@ class Gate:
             for listener in self.listeners:
                 listener.pause()
 
-    def leave(self, connection: asyncio.Protocol) -> None:
+    def leave(self, connection: Client) -> None:
         """A client has gone."""
         self.connections.discard(connection)
         if self._paused and not self._closed and len(self.connections) < self._bound:

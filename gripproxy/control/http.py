@@ -19,10 +19,11 @@ from typing import cast
 
 from gripproxy.control.answer import answer, done, message
 from gripproxy.control.publisher import Publisher
-from gripproxy.control.request import TEXT, Request, has_bare_lf, is_http10, parse_head
+from gripproxy.control.request import TEXT, Request, is_http10, parse_head
 from gripproxy.deadlines import Deadlines, Timed
 from gripproxy.errors import ConfigError, HttpError, ItemError
 from gripproxy.grip.item import parse_publish_body
+from gripproxy.http1.head import has_bare_lf
 
 log = logging.getLogger("gripproxy.control")
 

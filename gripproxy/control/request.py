@@ -20,7 +20,6 @@ _FIELD = re.compile(
     rb"\n(content-length|transfer-encoding|connection|accept|expect):[ \t]*([^\r]*?)[ \t]*\r",
     re.IGNORECASE,
 )
-_BARE_LF = re.compile(rb"(?<!\r)\n")
 _HTTP10 = re.compile(rb"[^\r\n]* HTTP/1\.0\r?\n")
 # Methods that may come without a length (RFC 9110 gives their content no meaning).
 _BODILESS = frozenset((b"GET", b"HEAD", b"DELETE", b"OPTIONS"))
@@ -93,11 +92,6 @@ def parse_head(head: bytes) -> Request:
         expects_continue and length is not None,
         TEXT if accept is None else _answer_type(accept),
     )
-
-
-def has_bare_lf(part: bytes) -> bool:
-    """Whether a line ends without CR in this part of a head, so that its end may never be found."""
-    return _BARE_LF.search(part) is not None
 
 
 def is_http10(head: bytes) -> bool:

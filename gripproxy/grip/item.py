@@ -18,6 +18,9 @@ from gripproxy.http1.status import reason_phrase
 PING_MAX = 125
 CLOSE_REASON_MAX = 123
 
+# Characters of channel and ids, which are remembered longer than the item. Pushpin has no bound.
+NAMES_MAX = 8192
+
 _NO_META: Mapping[str, str] = MappingProxyType({})
 
 
@@ -96,7 +99,9 @@ def content_size(item: Item) -> int:
     response, stream, message = item.http_response, item.http_stream, item.ws_message
     size = len(stream.content) if stream is not None else 0
     if response is not None:
-        size += len(response.body)
+        size += len(response.body) + sum(len(name) + len(text) for name, text in response.headers)
+        if response.body_patch is not None:
+            size += len(repr(response.body_patch))
     if message is not None:
         size += len(message.content)
     return size
@@ -167,6 +172,8 @@ def _item(obj: object, binary: bool, channel: str | None = None) -> Item:
         channel = fields.text(obj, "channel", parent, ItemError)
     item_id = fields.text(obj, "id", parent, ItemError) if "id" in obj else None
     prev_id = fields.text(obj, "prev-id", parent, ItemError) if "prev-id" in obj else None
+    if len(channel) + len(item_id or "") + len(prev_id or "") > NAMES_MAX:
+        raise ItemError(f"'channel', 'id' and 'prev-id' are longer than {NAMES_MAX} characters")
     if "formats" in obj:
         formats = obj["formats"]
         if not isinstance(formats, dict):

@@ -24,6 +24,7 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]
 # llhttp reads start lines too liberally, so it gets this one and the fields.
 _ANY_REQUEST = b"POST / HTTP/1.1\r\n"
 _CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
+_BARE_LF = re.compile(rb"(?<!\r)\n")
 _PATH_OR_QUERY = re.compile(rb"[/?]")
 _HOST = re.compile(
     rb"(?:[0-9A-Za-z._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?"
@@ -190,6 +191,11 @@ def _parse_fields(block: bytes, max_headers: int, status: int) -> Headers:
     if len(fields.headers) > max_headers:
         raise HttpError(f"more than {max_headers} headers", status)
     return fields.headers
+
+
+def has_bare_lf(data: bytes) -> bool:
+    """Whether a line in the start of a head ends without CR, so that its end will never come."""
+    return _BARE_LF.search(data) is not None
 
 
 def header(headers: Headers, name: bytes) -> bytes | None:

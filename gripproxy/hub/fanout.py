@@ -109,19 +109,19 @@ class Fanout:
                     return False
                 batch = self._begin()
                 budget -= 1
-            end = self._position + max(1, budget // batch.cost)
-            subscribers = self._subscribers[self._position : end]
+            begin = self._position
+            end = self._position = begin + max(1, budget // batch.cost)
+            subscribers = self._subscribers[begin:end]
+            budget -= len(subscribers) * batch.cost
+            if end >= len(self._subscribers):
+                self._batch = None
+                self._subscribers = ()
             if self._deliver is None:
                 for subscriber in subscribers:
                     subscriber.deliver(batch)
             else:
                 for subscriber in subscribers:
                     self._deliver(subscriber, batch)
-            budget -= len(subscribers) * batch.cost
-            self._position = end
-            if end >= len(self._subscribers):
-                self._batch = None
-                self._subscribers = ()
         return True
 
     def _begin(self) -> Batch:

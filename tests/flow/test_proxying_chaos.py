@@ -125,7 +125,7 @@ async def test_nothing_is_lost_but_what_was_broken(settings: Mapping[str, object
             turns = asyncio.Semaphore(AT_ONCE)
             async with running(asyncio.create_task(publish_all_the_time(proxy))):
                 await asyncio.gather(*(visit(proxy, rng, turns) for _ in range(CLIENTS)))
-            assert len(backend.requests) > CLIENTS / 2  # it was not refused all along
+            assert len(backend.requests) > 10  # it was not refused all along
             for _ in range(10):
                 assert (await get(proxy.port, "/good")).body == b"good"
             async with asyncio.timeout(10):

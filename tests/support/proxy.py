@@ -210,8 +210,9 @@ class Proxy:
 
     def kill(self) -> None:
         """End the process and its children now, whatever they do."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        for pid in self._pids():  # Pushpin's children are not in its process group
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
 
     def memory(self) -> int:
@@ -250,7 +251,7 @@ class Proxy:
                 with contextlib.suppress(OSError):
                     parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
                     children.setdefault(parent, []).append(int(entry.name))
-        todo, out = [self.process.pid], []
+        todo, out = [self.process.pid] if self.process.returncode is None else [], []
         while todo:
             out.append(pid := todo.pop())
             todo += children.get(pid, [])
@@ -408,6 +409,8 @@ async def start_proxy(
         with _probe(it):
             _write_files(it, routes, proxy, runner, handler, globals, certs, files, config)
             extra = ["--merge-output"] if PUSHPIN else []
+            if PUSHPIN and "--route" in args:  # which replace the file, the probe's rule included
+                extra += ["--route", _probe_route(it).strip()]
             named = [f"--config={it.config_path}"] if configured else []
             if not configured:
                 it.config_path.unlink()

@@ -609,11 +609,6 @@ def test_an_address_is_written_as_in_the_file(address: TcpAddress | UnixAddress,
     assert str(address) == text
 
 
-def test_forwarded_for_is_active_when_it_changes_something() -> None:
-    active = [rule.active for rule in (ForwardedFor(), ForwardedFor(0), ForwardedFor(None, True))]
-    assert active == [False, True, True]
-
-
 # Our own file, and the shape of Pushpin's.
 
 

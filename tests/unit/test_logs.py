@@ -68,7 +68,7 @@ def test_levels_have_pushpin_s_names(tmp_path: Path, level: int, name: str) -> N
     [
         ("gripproxy", "runner"),
         ("gripproxy.x", "runner"),
-        ("gripproxy.clients", "proxy"),
+        ("gripproxy.clients", "connmgr"),
         ("gripproxy.backend", "proxy"),
         ("gripproxy.access", "proxy"),
         ("gripproxy.control", "handler"),
@@ -103,7 +103,7 @@ def test_a_level_lets_through_what_is_as_important(
 
 
 def test_each_service_has_its_level(tmp_path: Path) -> None:
-    logs(tmp_path / "log", LogLevels(1, (("proxy", 3), ("handler", 0))))
+    logs(tmp_path / "log", LogLevels(1, (("connmgr", 3), ("proxy", 3), ("handler", 0))))
     for name in ["gripproxy", *NAMES]:
         for level in (logging.DEBUG, logging.WARNING):
             logging.getLogger(name).log(level, name)

@@ -137,13 +137,13 @@ def test_what_is_published_reaches_subscribers_after_the_current_callback(stage:
     assert listener.contents == []
     assert stage.loop.settle() == 1
     assert listener.contents == [b"1", b"2", b"3"]
-    assert stage.stats.published == 3
 
 
 def test_a_publish_of_nothing_is_nothing(stage: Stage) -> None:
+    listener = stage.listen()
     stage.door.publish([])
     stage.loop.settle()
-    assert stage.stats.published == 0
+    assert listener.contents == []
 
 
 def test_a_large_fan_out_leaves_room_for_others(stage: Stage) -> None:
@@ -182,7 +182,6 @@ def test_an_item_that_was_seen_goes_no_further() -> None:
     stage.door.publish([stream("3", item_id="i")])
     stage.loop.settle()
     assert listener.contents == [b"1"]
-    assert stage.stats.published == 3
 
 
 def test_an_item_waits_for_its_predecessor_for_its_time(stage: Stage) -> None:

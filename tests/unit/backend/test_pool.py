@@ -420,10 +420,29 @@ async def test_a_connection_that_is_lost_makes_room_for_one_who_waits(stage: Sta
     assert stage.backend.count == 2
 
 
-async def test_the_cap_is_of_each_target(stage: Stage) -> None:
+async def test_the_cap_is_of_each_host_and_port(stage: Stage) -> None:
+    """Or a client that may choose the certificate's name could have any number of connections."""
     pool = stage.pool(connections_max=1)
-    await soon(stage.want(pool).connection)
+    first = await soon(stage.want(pool).connection)
+    other = stage.want(pool, stage.backend.target(insecure=True))
+    assert not other.connection.done()
+    pool.release(first)  # nobody waits for this kind, so it makes room for the other
+    await soon(other.connection)
+
+
+async def test_an_idle_connection_makes_room_for_another_kind(stage: Stage) -> None:
+    pool = stage.pool(connections_max=1)
+    pool.release(await soon(stage.want(pool).connection))
     await soon(stage.want(pool, stage.backend.target(insecure=True)).connection)
+
+
+async def test_idle_connections_of_all_kinds_count_together(stage: Stage) -> None:
+    pool = stage.pool(idle_max=1)
+    kept = await soon(stage.want(pool).connection)
+    surplus = await soon(stage.want(pool, stage.backend.target(insecure=True)).connection)
+    pool.release(kept)
+    pool.release(surplus)
+    assert surplus.transport.is_closing() and not kept.transport.is_closing()
 
 
 async def test_those_who_wait_too_long_are_told(stage: Stage) -> None:
