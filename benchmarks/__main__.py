@@ -56,6 +56,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Failure as failure:
+        print(f"no backend: {failure}", file=sys.stderr)
+        return 1
     if options.markdown:
         print(_heading(), report.markdown(results), sep="\n\n")
     ratios = [line for result in results for line in report.ratios(result)]

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -130,10 +131,15 @@ class Tree:
             self._popen.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._popen.wait(STOP_SECONDS)
-        alive = {process for _, process in _all_processes()}
-        for process in {*processes, *self.processes()} & alive:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)
+        left = {*processes, *self.processes()}
+        deadline = time.monotonic() + STOP_SECONDS
+        while left := left & {process for _, process in _all_processes()}:
+            if time.monotonic() > deadline:
+                raise Failure(f"{self.name} does not end: {sorted(left)}")
+            for process in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+            time.sleep(0.01)  # it ends when the kernel comes to it
         self._popen.wait()
         for pipe in (self._popen.stdin, self._popen.stdout):
             if pipe:

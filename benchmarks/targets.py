@@ -118,7 +118,7 @@ class GripProxy(Target):
 
     def _wait_ready(self) -> None:
         self._wait_for(lambda: self._answers("/plain"))
-        # Pushpin fails requests for a moment after its start: what takes the longest way is the last.
+        # Pushpin fails requests for a moment after its start, those with instructions longest.
         self._wait_for(lambda: self._answers("/instruct"))
         self._wait_for(lambda: _accepts(self.http_port))
 

@@ -62,6 +62,7 @@ async def test_wrong_option_ends_it_with_a_reason(tmp_path: Path, args: list[str
     done = await run_cli(*args, cwd=tmp_path)
     assert done.status in (1, 2)
     assert done.err + done.out != ""
+    assert "Traceback" not in done.err + done.out
 
 
 @pytest.mark.parametrize(("option", "message"), [
@@ -220,6 +221,20 @@ async def test_configuration_without_client_ports_is_refused(tmp_path: Path) -> 
     status, text = await check(tmp_path, "[proxy]\nroutesfile=routes\n")
     assert status == 1
     assert "no server ports configured" in text
+
+
+@pytest.mark.parametrize(("settings", "route", "reason"), [
+    ("[proxy]\nsig_key=file:missing.pem\n", "* localhost:80\n", "sig_key: "),
+    ("[proxy]\nupstream_key=file:missing.pem\n", "* localhost:80\n", "upstream_key: "),
+    ("", "*,id=x,sig_key=file:missing.pem localhost:80\n", "route x: sig_key: "),
+    ("[runner]\nhttps_ports=8443\n", "* localhost:80\n", "https_ports: there is no certificate"),
+])  # fmt: skip
+async def test_check_looks_at_keys_and_certificates(
+    tmp_path: Path, settings: str, route: str, reason: str
+) -> None:
+    status, text = await check(tmp_path, CONFIG + settings, route)
+    assert status == 1
+    assert f"error: {reason}" in text
 
 
 async def test_check_opens_no_port(backend: Backend) -> None:

@@ -127,3 +127,28 @@ async def test_a_host_that_no_certificate_can_name_is_refused_at_once() -> None:
     async with start_backend() as backend, start_proxy(f"* {backend.address},ssl") as proxy:
         for host in (".a", "a..b", "x" * 64 + ".com"):
             assert (await fetch(proxy.port, "GET", "/", host=host)).status == 502
+
+
+async def test_a_client_that_leaves_while_it_is_not_read_is_noticed() -> None:
+    """Its upload is held back by the backend, so its leaving is not read either."""
+    settings = {"client_inactivity_timeout": 10}  # it is looked for every tenth of that
+    async with (
+        start_backend() as backend,
+        start_proxy(f"* {backend.address}", runner=settings) as proxy,
+    ):
+        over = asyncio.Event()
+
+        async def stuck(ex: Exchange) -> None:
+            await over.wait()
+
+        backend.on("/stuck", stuck, stream=True)
+        async with connect(proxy.port) as c:
+            await c.send(upload("/stuck", 50_000_000))
+            sending = asyncio.create_task(c.send(bytes(50_000_000)))
+            await backend.next_request()
+            assert not (await asyncio.wait([sending], timeout=1))[0]
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            c.abort()
+        await proxy.wait_log(r"POST http://a/stuck .*error$")
+        over.set()

@@ -277,3 +277,24 @@ async def test_a_close_ends_the_stream_of_a_client_that_loses_messages() -> None
         await stage.proxy.publish(line(c, piece(PIECES)), line(c, action="close"))
         await stage.proxy.wait_log(rf"publish channel={c} receivers=2", count=PIECES + 2)
         await lazy.read_rest()
+
+
+async def test_when_all_leave_too_much_unread_the_one_blocked_longest_goes() -> None:
+    """A client that lags for a moment is not closed for the sake of those who never read."""
+    c, d = fresh(), fresh()
+    runner = {"client_queue_bytes": 100_000_000, "client_queue_total_bytes": 20_000_000}
+    async with (
+        open_stage("*", runner=runner) as stage,
+        stage.streaming(c, receive_buffer=4096) as (lazy, _),
+        stage.streaming(d, receive_buffer=4096) as (late, _),
+    ):
+        for _ in range(16):  # more than the kernel takes
+            await stage.proxy.publish(*[line(c, piece(0)) for _ in range(8)])
+        count = 0
+        while "closed" not in stage.proxy.log():
+            await stage.proxy.publish(*[line(d, piece(1)) for _ in range(8)])
+            count += 8
+        await stage.proxy.wait_log(r"closed: of all it is blocked longest")
+        with pytest.raises(Truncated):
+            await lazy.read_rest()
+        assert await late.read_bytes(count * PIECE) == count * piece(1).encode()

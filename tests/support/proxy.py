@@ -433,6 +433,8 @@ async def start_proxy(
                 assert exit_status is None or code == exit_status, (
                     f"exit status {code}:\n{it.log()[-4000:]}"
                 )
+            # no test is to pass while something fails that nobody has thought of
+            assert "Traceback" not in it.log(), it.log()[-4000:]
         finally:
             it.kill()
     finally:

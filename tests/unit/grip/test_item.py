@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from gripproxy.errors import ItemError
 from gripproxy.grip import tnetstring
 from gripproxy.grip.item import (
+    NAMES_MAX,
     Action,
     HttpResponse,
     HttpStream,
     Item,
     WsMessage,
     WsType,
+    content_size,
     parse_frame,
     parse_json,
     parse_publish_body,
@@ -531,3 +533,24 @@ def test_binary_content_arrives_as_it_was_published(data: bytes) -> None:
     assert stream(content_bin=encoded).content == data
     item = parse_frame(tnetstring.dumps({"channel": "c", "http-stream": {"content": data}}))
     assert item.http_stream == HttpStream(Action.SEND, data)
+
+
+@pytest.mark.parametrize("name", ["channel", "id", "prev-id"])
+def test_names_are_remembered_so_they_are_bounded(name: str) -> None:
+    fields = {"channel": "c", "http-stream": {"content": ""}}
+    parse_json({**fields, name: "x" * (NAMES_MAX - 1)})
+    with pytest.raises(ItemError, match="are longer than 8192 characters"):
+        parse_json({**fields, name: "x" * (NAMES_MAX + 1)})
+
+
+def test_the_size_of_an_item_is_that_of_its_contents() -> None:
+    def size(**formats: object) -> int:
+        return content_size(parse_json({"channel": "c", "formats": formats}))
+
+    response = {"body": "12345", "headers": [["A", "bcd"]]}
+    assert size(**{"http-stream": {"content": "123"}}) == 3
+    assert size(**{"http-response": response}) == 5 + 4
+    assert size(**{"ws-message": {"content": "1234567"}}) == 7
+    assert size(**{"http-stream": {"content": "123"}, "http-response": response}) == 12
+    patch = [{"op": "add", "path": "/a", "value": "x" * 1000}]
+    assert size(**{"http-response": {"body-patch": patch}}) > 1000

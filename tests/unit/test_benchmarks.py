@@ -1,0 +1,269 @@
+"""The benchmarks' own parts: what they read, print and start. Nothing is measured here."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from benchmarks import machine, report
+from benchmarks.errors import Failure
+from benchmarks.load import Load, Requests, wrk_report
+from benchmarks.load import report as loadgen_report
+from benchmarks.message import SIZE, Hold, grip_item, message
+from benchmarks.processes import Tree, time_limit
+from benchmarks.report import Result
+from benchmarks.scenarios import HEADER_BYTES, browser_headers
+
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+needs_cc = pytest.mark.skipif(machine.program("cc") is None, reason="cc is not installed")
+
+# -- what is sent --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hold", Hold)
+def test_an_item_carries_the_message_unchanged(hold: Hold) -> None:
+    content = message()
+    item = json.loads(grip_item(hold, content))
+    ((values),) = item["formats"].values()
+    assert len(content) == SIZE
+    assert [text.encode() for text in values.values()] == [content]
+
+
+def test_the_browser_headers_have_the_size_that_the_table_names() -> None:
+    headers = browser_headers()
+    assert sum(len(f"{name}: {value}\r\n") for name, value in headers) == HEADER_BYTES
+
+
+# -- what the load generators say ----------------------------------------------------------------
+
+
+def test_a_report_of_loadgen_is_read_by_name() -> None:
+    line = "GOT count=3 p50_ms=0.125 closed=1\n"
+    assert loadgen_report("GOT", line) == {"count": 3, "p50_ms": 0.125, "closed": 1}
+
+
+@pytest.mark.parametrize("line", ["", "READY connected=1", "GOT count", "GOT count=x", "GOT a=b=c"])
+def test_anything_else_from_loadgen_is_a_failure(line: str) -> None:
+    with pytest.raises(Failure, match="loadgen said"):
+        loadgen_report("GOT", line)
+
+
+WRK = """\
+Running 1s test @ http://127.0.0.1:7999/plain
+  1 threads and 32 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     1.33ms  400.00us   9.00ms   90.00%
+  Latency Distribution
+     50%    1.30ms
+     99%  {p99}
+  24823 requests in {time}, 3.31MB read
+{more}Requests/sec:  24567.00
+"""
+
+
+@pytest.mark.parametrize(
+    ("p99", "p99_ms"), [("500.00us", 0.5), ("2.13ms", 2.13), ("1.02s", 1020.0)]
+)
+def test_wrk_says_the_latency_in_several_units(p99: str, p99_ms: float) -> None:
+    text = WRK.format(p99=p99, time="1.10s", more="")
+    assert wrk_report(text) == Requests(24823, 1.1, p99_ms, bad=0, errors=0)
+
+
+def test_wrong_answers_and_broken_connections_of_wrk_are_counted() -> None:
+    more = "  Socket errors: connect 1, read 2, write 3, timeout 4\n  Non-2xx or 3xx responses: 7\n"
+    text = WRK.format(p99="2.00ms", time="900.00ms", more=more)
+    assert wrk_report(text) == Requests(24823, 0.9, 2.0, bad=7, errors=10)
+
+
+def test_wrk_that_measured_nothing_is_a_failure() -> None:
+    with pytest.raises(Failure, match="unable to connect"):
+        wrk_report("unable to connect to 127.0.0.1:7999 Connection refused\n")
+
+
+# -- what is printed -----------------------------------------------------------------------------
+
+
+def result(**turns: list[dict[str, float]]) -> Result:
+    return Result("burst-one", "3 messages", dict(turns))
+
+
+def turn(cpu: float, delivered: float = 100) -> dict[str, float]:
+    return {"cpu_us_per_delivery": cpu, "delivered_pct": delivered}
+
+
+def test_a_table_has_the_medians_and_why_a_target_is_not_in_it() -> None:
+    found = result(gripproxy=[turn(9), turn(6.5), turn(5)], pushpin=[turn(1234.5, 15.62)], nchan=[])
+    found.failed["nchan"] = "nchan did not start"
+    assert report.table(found).splitlines() == [
+        "burst-one: 3 messages",
+        "           cpu_us_per_delivery  delivered_pct",
+        "gripproxy                 6.50            100",
+        "pushpin                  1,234           15.6",
+        "nchan: nchan did not start",
+    ]
+
+
+def test_a_table_without_figures_is_its_title_and_the_reasons() -> None:
+    found = result(gripproxy=[])
+    found.failed["gripproxy"] = "gripproxy did not start"
+    assert report.table(found) == "burst-one: 3 messages\ngripproxy: gripproxy did not start"
+
+
+def test_markdown_has_a_row_for_each_figure_and_a_column_for_each_target() -> None:
+    found = [
+        result(gripproxy=[turn(6.5)], pushpin=[turn(13)]),
+        Result("proxy", "GET", {"gripproxy": [{"per_s": 20000}], "nchan": [{"per_s": 60000}]}),
+    ]
+    assert report.markdown(found).splitlines() == [
+        "|  |  | gripproxy | pushpin | nchan |",
+        "| --- | --- | ---: | ---: | ---: |",
+        "| **burst-one**: 3 messages | CPU per delivery (µs) | 6.50 | 13 (2.0) |  |",
+        "|  | delivered (%) | 100 | 100 |  |",
+        "| **proxy**: GET | per second | 20,000 |  | 60,000 (0.33) |",
+    ]
+
+
+def test_a_ratio_above_one_means_that_gripproxy_is_ahead() -> None:
+    found = result(
+        gripproxy=[{"cpu_us_each": 10, "per_s": 200, "bad": 0}],
+        nchan=[{"cpu_us_each": 5, "per_s": 100, "bad": 3}],
+    )
+    assert list(report.ratios(found)) == [
+        "RATIO burst-one cpu_us_each nchan/gripproxy 0.50",
+        "RATIO burst-one per_s nchan/gripproxy 2.00",
+    ]
+
+
+def test_there_is_no_ratio_to_what_gripproxy_did_not_measure() -> None:
+    assert list(report.ratios(result(gripproxy=[], pushpin=[turn(13)]))) == []
+
+
+def test_one_bad_turn_of_gripproxy_is_a_fault_and_those_of_others_are_not() -> None:
+    found = result(gripproxy=[turn(6), turn(6, 99.5), turn(6)], pushpin=[turn(13, 15)])
+    assert list(report.faults(found)) == [
+        "FAULT burst-one gripproxy delivered_pct is 99.5, should be 100"
+    ]
+
+
+def test_messages_that_come_twice_are_a_fault() -> None:
+    assert list(report.faults(result(gripproxy=[turn(6, 100.1)]))) == [
+        "FAULT burst-one gripproxy delivered_pct is 100.1, should be 100"
+    ]
+
+
+def test_a_gripproxy_that_did_not_run_is_a_fault() -> None:
+    found = result(gripproxy=[])
+    found.failed["gripproxy"] = "gripproxy did not start"
+    assert list(report.faults(found)) == ["FAULT burst-one gripproxy gripproxy did not start"]
+
+
+# -- processes -----------------------------------------------------------------------------------
+
+
+def test_a_tree_ends_with_the_children_that_its_first_process_leaves_behind(tmp_path: Path) -> None:
+    script = "sleep 60 & echo started; wait"
+    with Tree(["/bin/sh", "-c", script], tmp_path / "log", piped=True) as tree:
+        assert tree.line() == "started\n"
+        running = tree.processes()
+        assert len(running) == 2
+        assert tree.pss_kib() > 0
+    for process in running:
+        assert not is_running(process.pid)
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process: a zombie that its parent has not met yet has ended."""
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_the_cpu_time_of_a_tree_is_that_of_its_children_too(tmp_path: Path) -> None:
+    busy = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo done; read _ <&3"
+    script = f"exec 3<&0; ({busy}) & wait"
+    with Tree(["/bin/sh", "-c", script], tmp_path / "log", piped=True) as tree:
+        assert tree.line() == "done\n"
+        assert tree.cpu_seconds() > 0.001
+
+
+def test_the_failure_of_a_process_says_how_it_ended_and_its_last_words(tmp_path: Path) -> None:
+    with Tree(
+        ["/bin/sh", "-c", "echo one >&2; echo two >&2; exit 3"], tmp_path / "log", piped=True
+    ) as tree:
+        with pytest.raises(Failure, match="sh said nothing"):
+            tree.line()
+        tree.stop()
+        assert str(tree.failure("it broke")) == "it broke (it ended with status 3): two"
+
+
+def test_what_takes_too_long_is_ended_by_a_failure() -> None:
+    readable, writable = os.pipe()
+    try:
+        with pytest.raises(Failure, match=r"0\.01 s"), time_limit(0.01):
+            os.read(readable, 1)  # nothing ever comes
+    finally:
+        os.close(readable)
+        os.close(writable)
+
+
+# -- loadgen -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def held_stream(directory: Path, first: bytes) -> Iterator[tuple[Load, socket.socket]]:
+    """loadgen with one stream; its response begins with the head and `first`, in one piece."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as pool:
+        listener.settimeout(10)
+
+        def accept() -> socket.socket:
+            connection, _ = listener.accept()
+            assert connection.recv(4096).startswith(b"GET /stream HTTP/1.1\r\n")
+            connection.sendall(HEAD + first)
+            return connection
+
+        accepted = pool.submit(accept)
+        port = listener.getsockname()[1]
+        with Load(port, Hold.STREAM, 1, directory) as load, accepted.result(10) as connection:
+            assert load.connected == 1
+            yield load, connection
+
+
+@needs_cc
+def test_loadgen_joins_a_message_that_comes_in_pieces(tmp_path: Path) -> None:
+    content = message()
+    with held_stream(tmp_path, first=content[:10]) as (load, connection):
+        connection.sendall(content[10:] + message())
+        arrivals = load.arrivals(2)
+    assert arrivals.messages == 2
+    assert 0 < arrivals.p50_ms <= arrivals.last_ms < 10_000
+    assert arrivals.closed == 0
+
+
+@needs_cc
+def test_loadgen_counts_a_message_that_comes_twice(tmp_path: Path) -> None:
+    content = message()
+    with held_stream(tmp_path, first=b"") as (load, connection):
+        connection.sendall(content * 2)
+        assert load.arrivals(1).messages == 2
+
+
+@needs_cc
+def test_loadgen_notices_that_the_server_closed(tmp_path: Path) -> None:
+    with held_stream(tmp_path, first=message()) as (load, connection):
+        connection.close()
+        arrivals = load.arrivals(1)
+    assert (arrivals.messages, arrivals.closed) == (1, 1)
+
+
+@needs_cc
+def test_a_load_that_nobody_accepts_is_a_failure(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(Failure, match=r"no client could connect.*Connection refused"):
+        Load(port, Hold.STREAM, 1, tmp_path)
