@@ -2,8 +2,9 @@
 //
 // usage: floor
 //
-// Says "PORT N" and listens there on 127.0.0.1. A connection that sends GET becomes a subscriber of a chunked
-// response. What a connection sends after a "P", 100 bytes, goes to every subscriber as one chunk.
+// Says "PORT N" and listens there on 127.0.0.1. A connection that sends GET becomes a subscriber of
+// a chunked response. What a connection sends after a "P", 100 bytes, goes to every subscriber as
+// one chunk.
 #define _GNU_SOURCE
 #include <netinet/in.h>
 #include <netinet/tcp.h>

@@ -2,19 +2,21 @@
 //
 // usage: loadgen PORT COUNT stream|poll PATH RATE
 //
-// Opens COUNT connections to 127.0.0.1:PORT, RATE of them a second. In mode `stream` each sends GET PATH and
-// is ready when the head of a 200 has come; in mode `poll` each is ready when connected. Then it says
+// Opens COUNT connections to 127.0.0.1:PORT, RATE of them a second. In mode `stream` each sends GET
+// PATH and is ready when the head of a 200 has come; in mode `poll` each is ready when connected.
+// Then it says
 //     READY connected=N failed=N
 // and obeys lines on standard input until that ends:
-//     ask        (poll) send GET PATH on every connection, RATE a second; closed ones are opened again. Says
+//     ask        (poll) send GET PATH on every connection, RATE a second; closed ones are opened
+//                again. Says
 //                ASKED count=N
-//     expect K   wait until K messages have come since the last answer, or none has for 3 s, or 30 s have
-//                passed, and 0.1 s more for any that come twice. Says
+//     expect K   wait until K messages have come since the last answer, or none has for 3 s, or
+//                30 s have passed, and 0.1 s more for any that come twice. Says
 //                GOT count=N p50_ms=X p99_ms=X last_ms=X closed=N
 //
-// A message is "T", 19 digits of CLOCK_MONOTONIC in nanoseconds, and a newline, anywhere in what arrives. Its
-// latency runs from that time to the read that brought its end. `closed` counts connections that the server
-// closed since the last answer.
+// A message is "T", 19 digits of CLOCK_MONOTONIC in nanoseconds, and a newline, anywhere in what
+// arrives. Its latency runs from that time to the read that brought its end. `closed` counts
+// connections that the server closed since the last answer.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -91,7 +93,7 @@ static bool read_stamp(const char *p, uint64_t *time) {
     return p[DIGITS + 1] == '\n';
 }
 
-// `data` has room for STAMP bytes before it, so that what the last read left over can be joined to it.
+// `data` has room for STAMP bytes before it, to which what the last read left over is joined.
 static void scan(struct connection *c, char *data, size_t length) {
     uint64_t at = now(), sent;
     char *p = data - c->tail_length, *end = data + length;
@@ -132,7 +134,8 @@ static void become_ready(struct connection *c) {
 }
 
 static void connect_one(struct connection *c) {
-    *c = (struct connection){.state = CONNECTING, .fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0)};
+    *c = (struct connection){.state = CONNECTING};
+    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     pending++;
     if (c->fd < 0 || (connect(c->fd, (void *)&server, sizeof server) < 0 && errno != EINPROGRESS)) {
         perror("loadgen: connect");
@@ -265,8 +268,8 @@ static void expect(size_t wanted) {
     }
     for (uint64_t end = now() + GRACE; now() < end;) pump(10);
     qsort(latencies, arrived, sizeof *latencies, ascending);
-    printf("GOT count=%zu p50_ms=%.3f p99_ms=%.3f last_ms=%.3f closed=%ld\n", arrived, milliseconds(0.5),
-           milliseconds(0.99), milliseconds(1), closed);
+    printf("GOT count=%zu p50_ms=%.3f p99_ms=%.3f last_ms=%.3f closed=%ld\n", arrived,
+           milliseconds(0.5), milliseconds(0.99), milliseconds(1), closed);
     arrived = 0;
     closed = 0;
 }
@@ -310,9 +313,9 @@ int main(int argc, char **argv) {
     count = (uint32_t)atoi(argv[2]);
     polling = !strcmp(argv[3], "poll");
     rate = atof(argv[5]);
-    request_length =
-        snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%s\r\nAccept: %s\r\n\r\n", argv[4],
-                 argv[1], polling ? "*/*" : "text/event-stream");
+    request_length = snprintf(
+        request, sizeof request, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%s\r\nAccept: %s\r\n\r\n",
+        argv[4], argv[1], polling ? "*/*" : "text/event-stream");
     connections = calloc(count, sizeof *connections);
     epoll = epoll_create1(0);
     if (!connections || epoll < 0 || request_length >= (int)sizeof request) {

@@ -166,6 +166,8 @@ class App:
             self._gate.listeners.append(
                 Listener(self._loop, listener, partial(ClientConnection, front, False))
             )
+        if runner.https_ports and not any(runner.certs_dir.glob("*.crt")):
+            log.warning("https_ports: there is no certificate in %s", runner.certs_dir)
         for address in runner.https_ports:
             context = Certificates(runner.certs_dir, address.port).context
             listener = bind_tcp(address)

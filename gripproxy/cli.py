@@ -70,8 +70,12 @@ def _run(config: Config, notices: Sequence[Notice], *, merge_output: bool) -> in
     async def serve() -> None:
         await App(config, logs).run()
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve())
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve())
+    except ConfigError as error:
+        log.error("%s", error)
+        raise
     return 0
 
 
@@ -95,11 +99,16 @@ def _parser(checking: bool) -> argparse.ArgumentParser:
         prog="gripproxy check" if checking else "gripproxy",
         description="Load the configuration and the routes, and print what was understood."
         if checking
-        else "A reverse proxy for realtime HTTP. `gripproxy check` shows how it is configured.",
+        else "A reverse proxy for realtime HTTP. `gripproxy check` with the same options shows what "
+        "they mean and what is wrong.",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--config", metavar="FILE", type=Path, help="configuration, pushpin.conf or our own"
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help="pushpin.conf or our own (default: gripproxy.conf or pushpin.conf in ./config, ., "
+        "./examples/config or /etc/gripproxy; else built-in settings)",
     )
     parser.add_argument(
         "--logfile",

@@ -49,7 +49,7 @@ push_in_http_port=5561
 """
 
 # Where packages put their files; each with the name of its own.
-_SYSTEM_FILES = (Path("/etc/gripproxy/gripproxy.conf"), Path("/etc/pushpin/pushpin.conf"))
+_SYSTEM_FILES = (Path("/etc/gripproxy/gripproxy.conf"), Path("/etc/gripproxy/pushpin.conf"))
 
 _TCP_PORT = re.compile(r"(tcp://(?:\[[^\[\]]*\]|[^:\[\]/,]+):)([0-9]{1,9})")
 
@@ -133,7 +133,8 @@ def load(path: Path | None, options: Options = Options()) -> tuple[Config, list[
         handler = _offset_http_port(handler, substitution, entries)
     runner = _override(runner, options)
     if not (runner.http_port or runner.https_ports or runner.local_ports):
-        raise ConfigError("no server ports configured", path)
+        warnings = [notice.text for notice in notices if notice.level == "warning"]
+        raise ConfigError("; ".join(["no server ports configured", *warnings]), path)
 
     config = Config(
         path,

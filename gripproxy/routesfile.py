@@ -164,6 +164,8 @@ def _address(value: str) -> tuple[str, int]:
             f"target {value!r}: zhttp is a transport between Pushpin and its own kind of workers, "
             "which gripproxy does not speak; write the backend's HTTP address, host:port"
         )
+    if "://" in value:
+        raise LineError(f"target {value!r} must be host:port, for TLS host:port,ssl")
     match = _ADDRESS.fullmatch(value)
     if match is None:
         raise LineError(f"target {value!r} must be host:port, [IPv6 address]:port or test")

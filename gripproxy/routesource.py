@@ -43,6 +43,8 @@ class RouteSource:
         for complaint in complaints:
             log.warning("%s", complaint)
         log.info("routes loaded with %d entries", len(table.routes))
+        if not table.routes:
+            log.warning("there are no routes: every request is answered with 502")
         self._signers.clear()  # key files may have changed as well
         transforms = {
             id(route): HeaderTransform(self._header_rules(route)) for route in table.routes
@@ -97,7 +99,10 @@ class RouteSource:
 def load_routes(config: Config) -> tuple[RouteTable, list[Complaint]]:
     """The routes that `config` names, and what is wrong with single lines. Raises ConfigError."""
     if config.routes:
-        return routesfile.parse("\n".join(config.routes), "--route", Path.cwd())
+        table, complaints = routesfile.parse("\n".join(config.routes), "--route", Path.cwd())
+        if not table.routes:
+            raise ConfigError(str(complaints[0]) if complaints else "--route: no routes")
+        return table, complaints
     if config.proxy.routesfile is None:
         raise ConfigError("no routes: set routesfile in [proxy], or use --route", config.path)
     return routesfile.load(config.proxy.routesfile)

@@ -104,10 +104,12 @@ def integer(low: int, high: int = _INT_MAX) -> Callable[[Value], int]:
     """A whole number from `low` to `high`; an empty value is 0, as in Pushpin."""
 
     def parse(value: Value) -> int:
-        allowed = f"from {low} to {high}" if high != _INT_MAX else f"of at least {low}"
+        allowed = f" of at least {low}" if low > -_INT_MAX else ""
+        if high != _INT_MAX:
+            allowed = f" from {low} to {high}"
         digits = value.text or "0"
         if _INTEGER.fullmatch(digits) is None or not low <= int(digits) <= high:
-            raise ValueError(f"must be a whole number {allowed}")
+            raise ValueError(f"must be a whole number{allowed}")
         return int(digits)
 
     return parse

@@ -33,11 +33,14 @@ def main() -> int:
     parser.add_argument("--config", type=Path, default=CONFIG, help="gripproxy's configuration")
     parser.add_argument("--publish-url", default=PUBLISH_URL, help="where the backend publishes")
     options = parser.parse_args()
-    for port, variable in ((options.port, "PORT"), (options.backend_port, "BACKEND_PORT")):
+    if options.port == options.backend_port:
+        print("PORT and BACKEND_PORT must differ.", file=sys.stderr)
+        return 1
+    for port, other in ((options.port, "PORT=8080"), (options.backend_port, "BACKEND_PORT=8001")):
         if _taken(port):
             print(
-                f"Port {port} is in use. Stop what listens there, or choose another: "
-                f"make run {variable}={port + 1}",
+                f"Port {port} is in use. Stop what listens there, or choose another, such as: "
+                f"make run {other}",
                 file=sys.stderr,
             )
             return 1

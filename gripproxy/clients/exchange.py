@@ -193,10 +193,10 @@ class Exchange:
         if self._writer.code:
             self._writer.break_off()
             self._log_end("error")
-        elif isinstance(error, ConnectError | BlockedError):
-            self._answer_error(502, _ORIGIN_FAILED, str(error))
         else:
-            self._answer_error(502, _ORIGIN_FAILED)
+            self._front.warn("%s: %s", self._url(), error)
+            shown = str(error) if isinstance(error, ConnectError | BlockedError) else None
+            self._answer_error(502, _ORIGIN_FAILED, shown)
 
     def on_upload_blocked(self) -> None:
         # Only while something is to be read: a paused client could leave unnoticed.
@@ -330,7 +330,9 @@ class Exchange:
                 self._obey(grip.parse(head.code, head.reason, head.headers, bytes(collected)))
         except InstructError as error:
             self._drop_upstream()
-            self._answer_error(502, _ORIGIN_FAILED, f"Failed to parse accept instructions: {error}")
+            message = f"Failed to parse accept instructions: {error}"
+            self._front.warn("%s: %s", self._url(), message)
+            self._answer_error(502, _ORIGIN_FAILED, message)
 
     def _obey(self, instruct: Instruct) -> None:
         if self._body.size > KEPT_MAX:
@@ -446,6 +448,8 @@ class Exchange:
     def _subscriptions(self, instruct: Instruct) -> Subscriptions:
         assert self._outgoing is not None and self._target is not None
         channels = instruct.channels[: self._front.limits.subscriptions_max]
+        if not channels and not self._target.subs:
+            self._front.warn("held without a channel, so nothing can reach it: %s", self._url())
         if any(channel.filters for channel in channels):
             self._front.warn("filters have no effect in this version: %s", self._url())
         return Subscriptions(self._outgoing.route, channels, self._target.subs)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import grp
 import logging
 import os
@@ -28,7 +29,15 @@ def bind_tcp(address: TcpAddress) -> socket.socket:
     try:
         return socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from error
+        raise ConfigError(f"cannot listen on {address}: {_explain(error)}") from error
+
+
+def _explain(error: OSError) -> str:
+    """The reason without what the socket module adds to it, and what to do about it."""
+    reason = os.strerror(error.errno) if error.errno is not None else str(error)
+    if error.errno == errno.EACCES:
+        return f"{reason}; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE"
+    return reason
 
 
 def bind_unix(address: UnixAddress) -> socket.socket:

@@ -30,7 +30,12 @@ class Certificates:
     def _choose(self, connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:
         context = self._find(name)
         if context is None:
-            log.info("no certificate for %s in %s", name or "clients without SNI", self._directory)
+            log.info(
+                "no certificate for %s in %s: neither its own nor %s.crt with .key",
+                name or "clients without SNI",
+                self._directory,
+                self._default,
+            )
             return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
         connection.context = context
         return None

@@ -10,7 +10,9 @@ from its connection.
 """
 
 import asyncio
+import errno
 import logging
+import os
 import socket
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -281,6 +283,7 @@ class ControlConnection(asyncio.Protocol, Timed):
         try:
             items = parse_publish_body(body)
         except ItemError as error:
+            log.info("control: publish refused: %s", error)
             # A name that the message quotes may be no text.
             return answer(request, 400, f"{error}\n".encode(errors="replace"))
         published = answer(
@@ -342,9 +345,11 @@ def listen(address: str, port: int) -> socket.socket:
             )
         return socket.create_server(("", port), backlog=1024)
     except OSError as error:
-        place = f"{address or '*'}:{port}"
+        reason = os.strerror(error.errno) if error.errno is not None else str(error)
+        if error.errno == errno.EADDRINUSE:
+            reason += "; if Pushpin or another gripproxy runs here, --id N moves these ports"
         raise ConfigError(
-            f"push_in_http_port: cannot listen on {place}: {error.strerror or error}"
+            f"push_in_http_port: cannot listen on {address or '*'}:{port}: {reason}"
         ) from error
 
 

@@ -6,6 +6,7 @@ consumed the edge, the socket itself is asked whether it has more.
 """
 
 import asyncio
+import errno
 import logging
 import os
 from collections.abc import Sequence
@@ -239,4 +240,7 @@ def _connect(socket: "zmq.Socket[bytes]", option: str, spec: str) -> None:
 
 
 def _reason(error: zmq.ZMQError | OSError) -> str:
-    return error.strerror or str(error)
+    reason = error.strerror or str(error)
+    if error.errno == errno.EADDRINUSE:
+        reason += "; if Pushpin or another gripproxy runs here, --id N moves these ports"
+    return reason

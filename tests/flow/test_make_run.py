@@ -159,7 +159,7 @@ async def test_a_taken_port_is_named_with_the_way_out(
         port = taken.getsockname()[1]
         option = {"7999": "--port", "8000": "--backend-port"}[name]
         async with run_quickstart(tmp_path, option, str(port)) as running:
-            await running.wait_for(rf"^Port {port} is in use\. .*make run {variable}={port + 1}$")
+            await running.wait_for(rf"^Port {port} is in use\. .*make run {variable}=[0-9]+$")
             assert await running.process.wait() == 1
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import os
 import random
 from collections.abc import AsyncIterator
 
@@ -17,7 +16,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 shared = pytest.mark.shared
 Stage = tuple[Backend, Proxy]
 MIB = 2**20
-BIG = 1024 * MIB if os.environ.get("GRIPPROXY_TEST_GIB") else 192 * MIB
+BIG = 1024 * MIB
 # what the kernel's socket buffers of two connections can hold, and the proxy's own
 STALL_BYTES = 40 * MIB
 GROWTH_KIB = 32 * 1024
