@@ -99,8 +99,8 @@ def _parser(checking: bool) -> argparse.ArgumentParser:
         prog="gripproxy check" if checking else "gripproxy",
         description="Load the configuration and the routes, and print what was understood."
         if checking
-        else "A reverse proxy for realtime HTTP. `gripproxy check` with the same options shows what "
-        "they mean and what is wrong.",
+        else "A reverse proxy for realtime HTTP. `gripproxy check`, with the same options, shows "
+        "what they mean and what is wrong.",
         allow_abbrev=False,
     )
     parser.add_argument(
