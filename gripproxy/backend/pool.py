@@ -281,7 +281,7 @@ class Pool:
             except (OSError, ssl.CertificateError) as error:
                 failures.append(f"{address}: {error}")
         reason = "; ".join(failures) or "the name has no address"
-        log.warning("cannot connect to %s:%d: %s", key.host, key.port, reason)
+        log.debug("cannot connect to %s:%d: %s", key.host, key.port, reason)
         raise ConnectError(reason)
 
     def _tls_context(self, key: _Key) -> ssl.SSLContext:

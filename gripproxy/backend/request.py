@@ -127,6 +127,7 @@ class BackendRequest:
         "_asker",
         "_body",
         "_connection",
+        "_failure",
         "_index",
         "_last_ids",
         "_outgoing",
@@ -153,6 +154,7 @@ class BackendRequest:
         self._last_ids = last_ids
         self._index = 0
         self._connection: BackendConnection | None = None
+        self._failure: BackendError | None = None  # of the last target that could not be reached
         self._waiting = False  # for a connection
         self._responded = False
         self._upload_held = False  # until there is a connection to send it on
@@ -180,7 +182,7 @@ class BackendRequest:
                     target, self._outgoing.tls_name(target), self, fresh=fresh
                 )
             except ConnectError as error:
-                log.warning("target %s: %s", target.name, error)
+                self._failure = error
                 self._index += 1
                 continue
             if connection is None:
@@ -190,7 +192,9 @@ class BackendRequest:
                 self.on_connected(connection)
             return
         tried = ", ".join(target.name for target in targets)
-        self._asker.on_failed(ConnectError(f"Unable to connect to any targets. Tried: {tried}"))
+        failure = ConnectError(f"Unable to connect to any targets. Tried: {tried}")
+        failure.__cause__ = self._failure
+        self._asker.on_failed(failure)
 
     def forward(self, content: bytes) -> None:
         """`content` was added to the body; pass it on if what came before it was."""
@@ -253,6 +257,7 @@ class BackendRequest:
 
     def on_unconnected(self, error: BackendError) -> None:
         self._waiting = False
+        self._failure = error
         if isinstance(error, BlockedError):
             self._asker.on_failed(error)
             return

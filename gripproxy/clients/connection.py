@@ -25,7 +25,8 @@ log = logging.getLogger("gripproxy.clients")
 _HEAD_END = b"\r\n\r\n"
 # How long a client that still sends gets to read an answer that came early, in seconds (RFC 9112
 # §9.6).
-_LINGER = 2.0
+_LINGER = 2.0  # after its last bytes
+_LINGER_MAX = 30.0  # in all
 # The inactivity timeout is checked in this many steps, so that a write costs an assignment and not
 # a timer.
 _STEPS = 10
@@ -112,6 +113,8 @@ class ClientConnection(asyncio.Protocol, Timed):
             self._take_body(self._body, data)
             return
         if self._lingering:
+            if self._front.loop.time() - self._quiet_since < _LINGER_MAX:
+                self._set_deadline(_LINGER)
             return
         self._buffer = self._buffer + data if self._buffer else data
         exchange = self.exchange
@@ -346,6 +349,7 @@ class ClientConnection(asyncio.Protocol, Timed):
     def _linger(self) -> None:
         """Close in a way that lets a client that is still sending read what was answered."""
         self._lingering = True
+        self._quiet_since = self._front.loop.time()
         self._buffer = b""
         if self.transport.can_write_eof():
             self.transport.write_eof()

@@ -194,7 +194,7 @@ class Exchange:
             self._writer.break_off()
             self._log_end("error")
         else:
-            self._front.warn("%s: %s", self._url(), error)
+            self._front.warn("%s: %s", self._url(), error.__cause__ or error)
             shown = str(error) if isinstance(error, ConnectError | BlockedError) else None
             self._answer_error(502, _ORIGIN_FAILED, shown)
 

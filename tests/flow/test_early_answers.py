@@ -152,3 +152,14 @@ async def test_a_client_that_leaves_while_it_is_not_read_is_noticed() -> None:
             c.abort()
         await proxy.wait_log(r"POST http://a/stuck .*error$")
         over.set()
+
+
+async def test_a_slow_upload_may_go_on_until_its_sender_reads_the_answer() -> None:
+    """Many clients send all before they read; a reset would take the answer from them."""
+    async with start_proxy("elsewhere test") as proxy, connect(proxy.port) as c:
+        await c.send(upload("/", 3_000_000))
+        for _ in range(30):  # longer than a client may be silent
+            await c.send(bytes(100_000))
+            await asyncio.sleep(0.1)  # the pace of the client is what is tested
+        r = await c.read_response()
+        assert (r.status, r.body) == (502, b"Route not found\n")
