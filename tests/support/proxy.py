@@ -36,6 +36,7 @@ import functools
 import http.server
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -58,17 +59,24 @@ PUSHPIN = TARGET == "pushpin"
 START_SECONDS = 15.0
 STOP_SECONDS = 5.0
 POLL_SECONDS = 0.01
+TEST_PORTS = (10_000, 32_000)
 Settings = Mapping[str, object]
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on now."""
-    socks = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [s.getsockname()[1] for s in socks]
-    finally:
-        for s in socks:
-            s.close()
+    """Ports of 127.0.0.1 that nobody listens on now.
+
+    They are below those that the kernel gives to clients, so that no connection of another test
+    takes one before the proxy does.
+    """
+    with contextlib.ExitStack() as stack:
+        ports: list[int] = []
+        while len(ports) < count:
+            port = random.randrange(*TEST_PORTS)
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                ports.append(port)
+        return ports
 
 
 def has_ipv6() -> bool:
