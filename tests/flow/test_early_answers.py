@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.support.backend import Exchange, response, start_backend
+from tests.support.backend import Backend, Exchange, response, start_backend
 from tests.support.client import connect, fetch, get
 from tests.support.proxy import start_proxy
 
@@ -14,6 +14,22 @@ KEPT = 100_000  # bytes of it that may be sent again
 
 def upload(path: str, length: int) -> bytes:
     return f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+def hold_early(backend: Backend) -> asyncio.Event:
+    """Let `/hold` answer with an instruction before it has the body; set when it has."""
+    answered = asyncio.Event()
+
+    async def hold(ex: Exchange) -> None:
+        await ex.write(
+            b"HTTP/1.1 200 OK\r\nGrip-Hold: response\r\nGrip-Channel: c\r\n"
+            b"Content-Length: 0\r\n\r\n"
+        )
+        answered.set()
+        await ex.wait_closed()
+
+    backend.on("/hold", hold, stream=True)
+    return answered
 
 
 async def test_the_answer_of_a_backend_that_closes_during_an_upload_arrives() -> None:
@@ -40,17 +56,7 @@ async def test_the_answer_of_a_backend_that_closes_during_an_upload_arrives() ->
 async def test_a_body_that_grows_too_large_after_the_instruction_is_not_held() -> None:
     """It could not be sent again; the next request on the connection would be taken for it."""
     async with start_backend() as backend, start_proxy(f"* {backend.address}") as proxy:
-        answered = asyncio.Event()
-
-        async def hold_early(ex: Exchange) -> None:
-            await ex.write(
-                b"HTTP/1.1 200 OK\r\nGrip-Hold: response\r\nGrip-Channel: c\r\n"
-                b"Content-Length: 0\r\n\r\n"
-            )
-            answered.set()
-            await ex.wait_closed()
-
-        backend.on("/hold", hold_early, stream=True)
+        answered = hold_early(backend)
         async with connect(proxy.port) as c:
             await c.send(upload("/hold", KEPT + 1) + bytes(PREFETCH))
             async with asyncio.timeout(5):
@@ -63,17 +69,7 @@ async def test_a_body_that_grows_too_large_after_the_instruction_is_not_held() -
 
 async def test_an_instruction_that_comes_early_is_obeyed_when_the_request_is_here() -> None:
     async with start_backend() as backend, start_proxy(f"* {backend.address}") as proxy:
-        answered = asyncio.Event()
-
-        async def hold_early(ex: Exchange) -> None:
-            await ex.write(
-                b"HTTP/1.1 200 OK\r\nGrip-Hold: response\r\nGrip-Channel: c\r\n"
-                b"Content-Length: 0\r\n\r\n"
-            )
-            answered.set()
-            await ex.wait_closed()
-
-        backend.on("/hold", hold_early, stream=True)
+        answered = hold_early(backend)
         async with connect(proxy.port) as c:
             await c.send(upload("/hold", 2 * PREFETCH) + bytes(PREFETCH))
             async with asyncio.timeout(5):
