@@ -170,8 +170,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         elif self._pauses and self._has_left():
             self.transport.abort()
         else:
-            step = timeout / _STEPS
-            self._set_deadline(min(step, _LOOK) if self._pauses else step)
+            self._set_deadline(self._step(_LOOK if self._pauses else timeout))
 
     # What an exchange calls.
 
@@ -226,7 +225,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         """Let the kernel hold back what the client sends."""
         if not self._pauses and not self.transport.is_closing():
             self.transport.pause_reading()
-            self._set_deadline(_LOOK)
+            self._set_deadline(self._step(_LOOK))
         self._pauses |= why
 
     def resume_reading(self, why: Pause) -> None:
@@ -312,7 +311,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._buffer = data[end:]
         front = self._front
         self.active = True
-        self._set_deadline(front.limits.inactivity_timeout / _STEPS)
+        self._set_deadline(self._step(front.limits.inactivity_timeout))
         if request.length:
             self._body = body_reader(request.length)
         exchange = self.exchange = Exchange(front, self, request)
@@ -357,6 +356,10 @@ class ClientConnection(asyncio.Protocol, Timed):
             self._set_deadline(_LINGER)
         else:
             self.transport.close()
+
+    def _step(self, most: float) -> float:
+        """Seconds until the next look at a client that is busy, at most `most`."""
+        return min(self._front.limits.inactivity_timeout / _STEPS, most)
 
     def _set_deadline(self, seconds: float) -> None:
         self._front.deadlines.set(self, self._front.loop.time() + seconds)
