@@ -149,6 +149,7 @@ class Pool:
             for entry in origin.waiting:
                 if entry[1] is waiter:
                     origin.waiting.remove(entry)
+                    self._drop_if_unused(origin)
                     return
 
     async def close(self) -> None:
@@ -205,6 +206,7 @@ class Pool:
             self._deadlines.set(
                 origin, max(origin.waiting[0][0] + self._limits.waiting_timeout, now + 1)
             )
+        self._drop_if_unused(origin)
         for waiter in late:
             waiter.on_unconnected(
                 ConnectError(f"no connection became free within {self._limits.waiting_timeout:g} s")
@@ -248,6 +250,7 @@ class Pool:
                 origin.waiting.popleft()[1].on_unconnected(
                     ConnectError("closed by the backend at once")
                 )
+            self._drop_if_unused(origin)
 
     async def _open(self, origin: _Origin) -> BackendConnection:
         key = origin.key
@@ -320,13 +323,18 @@ class Pool:
         origin.count -= 1
         place.count -= 1
         for other in tuple(place.origins) if len(place.origins) > 1 else (origin,):
-            self._connect(other)
-        if not origin.count and not origin.waiting:
-            self._deadlines.clear(origin)
-            self._origins.pop(origin.key, None)
-            place.origins.pop(origin, None)
-            if not place.origins:
-                self._places.pop((origin.key.host, origin.key.port), None)
+            while len(other.waiting) > other.connecting and self._connect(other):
+                pass
+        self._drop_if_unused(origin)
+
+    def _drop_if_unused(self, origin: _Origin) -> None:
+        if origin.count or origin.waiting:
+            return
+        self._deadlines.clear(origin)
+        self._origins.pop(origin.key, None)
+        origin.place.origins.pop(origin, None)
+        if not origin.place.origins:
+            self._places.pop((origin.key.host, origin.key.port), None)
 
     def _is_wanted(self, origin: _Origin) -> bool:
         """Whether requests by another name wait for a connection to the same place."""
@@ -339,6 +347,10 @@ class Pool:
 
     def _close_idle(self, place: _Place) -> None:
         """Close a connection to `place` that nobody uses, if there is one."""
-        if place.idle:
-            origin = next(origin for origin in place.origins if origin.idle)
-            origin.idle[0].transport.abort()
+        if not place.idle:
+            return
+        for origin in place.origins:
+            for connection in origin.idle:
+                if not connection.transport.is_closing():
+                    connection.transport.abort()
+                    return

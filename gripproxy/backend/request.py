@@ -234,9 +234,7 @@ class BackendRequest:
     def on_connected(self, connection: BackendConnection) -> None:
         self._waiting = False
         self._connection = connection
-        if self._upload_held:
-            self._upload_held = False
-            self._asker.on_upload_ready()
+        self._release_upload()
         outgoing, body = self._outgoing, self._body
         # A body that is complete goes with its length, however it came.
         length = self._upload_length = body.size if body.finished else body.length
@@ -305,7 +303,13 @@ class BackendRequest:
             self._upload_held = True
             self._asker.on_upload_blocked()
 
+    def _release_upload(self) -> None:
+        if self._upload_held:
+            self._upload_held = False
+            self._asker.on_upload_ready()
+
     def _ask_test_handler(self) -> None:
+        self._release_upload()
         if not self._body.finished and self._body.size <= testhandler.MAX_REQUEST_BODY_BYTES:
             return  # it takes the body as a whole
         outgoing = self._outgoing

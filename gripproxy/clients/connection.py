@@ -170,7 +170,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         elif self._pauses and self._has_left():
             self.transport.abort()
         else:
-            self._set_deadline(self._step(_LOOK if self._pauses else timeout))
+            self._set_deadline(self._step())
 
     # What an exchange calls.
 
@@ -196,6 +196,8 @@ class ClientConnection(asyncio.Protocol, Timed):
         False: too much is unread already, and `data` was not sent.
         """
         front, limits = self._front, self._front.limits
+        if self.transport.is_closing():
+            return True  # it is being cut off, and soon unsubscribed
         if self.transport.get_write_buffer_size() + len(data) > limits.queue_bytes:
             return False
         if front.queued_bytes + len(data) > limits.queue_total_bytes:
@@ -203,7 +205,11 @@ class ClientConnection(asyncio.Protocol, Timed):
                 return False
             # All together leave too much unread: not whoever is next goes, but who has kept us
             # waiting longest.
-            waiting = (other for other in front.gate.connections if other.queued)
+            waiting = (
+                other
+                for other in front.gate.connections
+                if other.queued and not other.transport.is_closing()
+            )
             slowest = min(waiting, key=lambda other: other.blocked_since, default=self)
             if slowest is self:
                 return False
@@ -225,8 +231,8 @@ class ClientConnection(asyncio.Protocol, Timed):
         """Let the kernel hold back what the client sends."""
         if not self._pauses and not self.transport.is_closing():
             self.transport.pause_reading()
-            self._set_deadline(self._step(_LOOK))
         self._pauses |= why
+        self._set_deadline(self._step())
 
     def resume_reading(self, why: Pause) -> None:
         """Take what the client sends again, as far as `why` is concerned."""
@@ -311,7 +317,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._buffer = data[end:]
         front = self._front
         self.active = True
-        self._set_deadline(self._step(front.limits.inactivity_timeout))
+        self._set_deadline(self._step())
         if request.length:
             self._body = body_reader(request.length)
         exchange = self.exchange = Exchange(front, self, request)
@@ -357,9 +363,10 @@ class ClientConnection(asyncio.Protocol, Timed):
         else:
             self.transport.close()
 
-    def _step(self, most: float) -> float:
-        """Seconds until the next look at a client that is busy, at most `most`."""
-        return min(self._front.limits.inactivity_timeout / _STEPS, most)
+    def _step(self) -> float:
+        """Seconds until the next look at a client that is busy."""
+        step = self._front.limits.inactivity_timeout / _STEPS
+        return min(step, _LOOK) if self._pauses else step
 
     def _set_deadline(self, seconds: float) -> None:
         self._front.deadlines.set(self, self._front.loop.time() + seconds)

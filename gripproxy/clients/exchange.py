@@ -293,6 +293,7 @@ class Exchange:
     def _end_upstream(self) -> None:
         """The backend has nothing more to do with it."""
         self._upstream = None
+        self.on_upload_ready()  # what is left of the request is not held back any more
         if self._front.turnstile is not None:
             self._front.turnstile.leave()
 

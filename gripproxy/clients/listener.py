@@ -121,6 +121,7 @@ class Client(Protocol):
 
     queued: int  # bytes of messages unread
     blocked_since: float  # loop time since when it takes no more
+    transport: asyncio.Transport
 
     def cut_off(self) -> None:
         """Close it, since it leaves too much unread."""

@@ -95,15 +95,42 @@ class Item(NamedTuple):
 
 
 def content_size(item: Item) -> int:
-    """Bytes of content in all formats of `item`, which is about what it occupies."""
+    """Bytes of content in all formats of `item`."""
     response, stream, message = item.http_response, item.http_stream, item.ws_message
     size = len(stream.content) if stream is not None else 0
     if response is not None:
-        size += len(response.body) + sum(len(name) + len(text) for name, text in response.headers)
-        if response.body_patch is not None:
-            size += len(repr(response.body_patch))
+        size += len(response.body)
     if message is not None:
         size += len(message.content)
+    return size
+
+
+def footprint(item: Item) -> int:
+    """Bytes that `item` occupies, about: its content, names, headers and patch."""
+    size = content_size(item)
+    size += len(item.channel) + len(item.id or "") + len(item.prev_id or "")
+    response = item.http_response
+    if response is not None:
+        size += sum(len(name) + len(value) for name, value in response.headers)
+        if response.body_patch is not None:
+            size += _patch_size(response.body_patch)
+    return size
+
+
+def _patch_size(patch: Sequence[object]) -> int:
+    # Without recursion: how deep a patch goes is the publisher's choice.
+    size = 0
+    left: list[object] = list(patch)
+    while left:
+        value = left.pop()
+        size += 8
+        if isinstance(value, str):
+            size += len(value)
+        elif isinstance(value, dict):
+            size += sum(map(len, value))
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
     return size
 
 

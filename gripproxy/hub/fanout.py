@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 
-from gripproxy.grip.item import Action, HttpResponse, Item, content_size
+from gripproxy.grip.item import Action, HttpResponse, Item, content_size, footprint
 from gripproxy.hub.registry import Mode, Registry, Subscriber
 
 # One slice in deliveries of a small message: about 2 ms of work. Every COST_BYTES more count as
@@ -82,11 +82,11 @@ class Fanout:
         self._registry = registry
         self._on_batch = on_batch  # told of each batch and its receivers as it begins
         self._deliver = deliver  # stands between batches of one message and their subscribers
-        self._items: deque[Item] = deque()
+        self._items: deque[tuple[Item, int]] = deque()  # with their footprints
         self._batch: Batch | None = None  # under way
         self._subscribers: Sequence[Subscriber] = ()
         self._position = 0  # of the next subscriber
-        self.queued_bytes = 0  # of content that waits
+        self.queued_bytes = 0  # footprints of what waits
 
     @property
     def queued(self) -> int:
@@ -96,8 +96,9 @@ class Fanout:
     def add(self, items: Iterable[Item]) -> None:
         """Queue `items` in their order."""
         for item in items:
-            self._items.append(item)
-            self.queued_bytes += content_size(item)
+            size = footprint(item)
+            self._items.append((item, size))
+            self.queued_bytes += size
 
     def run(self) -> bool:
         """Do one slice of the work; False when none is left."""
@@ -136,19 +137,20 @@ class Fanout:
         batch.
         """
         items = self._items
-        first = items.popleft()
+        first, occupied = items.popleft()
         taken, size = [first], content_size(first)
         if self._deliver is None:
             while (
                 items
-                and items[0].channel == first.channel
+                and items[0][0].channel == first.channel
                 and len(taken) < BATCH_ITEMS
                 and size < BATCH_BYTES
             ):
-                item = items.popleft()
+                item, more = items.popleft()
                 taken.append(item)
                 size += content_size(item)
-        self.queued_bytes -= size
+                occupied += more
+        self.queued_bytes -= occupied
         return Batch(first.channel, taken, size)
 
 

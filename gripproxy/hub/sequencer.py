@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gripproxy.grip.item import Item, content_size
+from gripproxy.grip.item import Item, footprint
 
 # All channels together; per channel Pushpin holds back 100 items, and so do we.
 _WAITING_MAX = 100_000
@@ -28,6 +28,7 @@ class _Waiting(NamedTuple):
 
     since: float
     item: Item
+    size: int  # bytes
 
 
 class Sequencer:
@@ -145,19 +146,19 @@ class Sequencer:
             self.drops["sequence-full"] += 1
             return ()
         ready: list[Item] = []
-        if (
+        size = footprint(item)
+        while self._waiting and (
             len(self._waiting) >= self._waiting_max
-            or self._waiting_bytes >= self._waiting_bytes_max
+            or self._waiting_bytes + size > self._waiting_bytes_max
         ):
-            # The oldest of all waits no longer, as if its time had come: that loses nothing. It may
-            # be the predecessor.
+            # The oldest of all waits no longer, as if its time had come: that loses nothing.
             ready += self._send(self._take(next(iter(self._waiting))))
-            if self._last_ids.get(item.channel, prev_id) == prev_id:
-                ready += self._send(item)
-                return ready
+        if ready and self._last_ids.get(item.channel, prev_id) == prev_id:
+            ready += self._send(item)  # its predecessor was among them
+            return ready
         self._prev_ids.setdefault(item.channel, set()).add(prev_id)
-        self._waiting[_Key(item.channel, prev_id)] = _Waiting(now, item)
-        self._waiting_bytes += content_size(item)
+        self._waiting[_Key(item.channel, prev_id)] = _Waiting(now, item, size)
+        self._waiting_bytes += size
         return ready
 
     def _take(self, key: _Key) -> Item:
@@ -165,9 +166,9 @@ class Sequencer:
         prev_ids.discard(key.prev_id)
         if not prev_ids:
             del self._prev_ids[key.channel]
-        item = self._waiting.pop(key).item
-        self._waiting_bytes -= content_size(item)
-        return item
+        waiting = self._waiting.pop(key)
+        self._waiting_bytes -= waiting.size
+        return waiting.item
 
     def _send(self, item: Item) -> Sequence[Item]:
         """`item` and the chain that waited for it; the last one's id becomes the channel's."""

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.backend import Backend, Exchange, response, start_backend
 from tests.support.client import connect, fetch, get
-from tests.support.proxy import start_proxy
+from tests.support.proxy import free_ports, start_proxy
 
 PREFETCH = 10_000  # bytes of a request's body that the proxy awaits before it asks the backend
 KEPT = 100_000  # bytes of it that may be sent again
@@ -148,6 +148,16 @@ async def test_a_client_that_leaves_while_it_is_not_read_is_noticed() -> None:
             c.abort()
         await proxy.wait_log(r"POST http://a/stuck .*error$")
         over.set()
+
+
+async def test_an_upload_goes_on_to_the_test_target_when_another_is_down() -> None:
+    (nobody,) = free_ports(1)
+    async with start_proxy(f"* 127.0.0.1:{nobody} test") as proxy, connect(proxy.port) as c:
+        await c.send(upload("/", 5 * PREFETCH) + bytes(2 * PREFETCH))
+        await proxy.wait_log(r"started")
+        assert await c.is_silent(0.2)
+        await c.send(bytes(3 * PREFETCH))
+        assert (await c.read_response()).body == b"Hello from the Pushpin test handler!\n"
 
 
 async def test_a_slow_upload_may_go_on_until_its_sender_reads_the_answer() -> None:

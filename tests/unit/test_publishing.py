@@ -229,7 +229,7 @@ def test_the_door_is_full_at_its_bound_until_there_is_room() -> None:
 
 
 def test_the_bound_counts_bytes_too() -> None:
-    stage = Stage(queue_bytes=10)
+    stage = Stage(queue_bytes=12)
     stage.publish("123456789")
     assert not stage.door.full
     stage.publish("0")

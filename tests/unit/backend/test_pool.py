@@ -436,6 +436,31 @@ async def test_an_idle_connection_makes_room_for_another_kind(stage: Stage) -> N
     await soon(stage.want(pool, stage.backend.target(insecure=True)).connection)
 
 
+async def test_idle_connections_make_room_for_all_who_wait(stage: Stage) -> None:
+    pool = stage.pool(connections_max=2)
+    idle = [stage.want(pool), stage.want(pool)]
+    for waiter in idle:
+        await soon(waiter.connection)
+    for waiter in idle:
+        pool.release(waiter.connection.result())
+    others = [stage.want(pool, stage.backend.target(insecure=True)) for _ in range(2)]
+    for other in others:
+        await soon(other.connection)
+
+
+async def test_a_kind_that_nobody_wants_any_more_is_forgotten(stage: Stage) -> None:
+    pool = stage.pool(connections_max=1, waiting_timeout=10.0)
+    await soon(stage.want(pool).connection)
+    gone, late = (
+        stage.want(pool, stage.backend.target(insecure=True)),
+        stage.want(pool, stage.backend.target(untrusted=True)),
+    )
+    pool.cancel(gone)
+    stage.clock.pass_over(11.0)
+    assert isinstance(late.connection.exception(), ConnectError)
+    assert len(pool._origins) == 1
+
+
 async def test_idle_connections_of_all_kinds_count_together(stage: Stage) -> None:
     pool = stage.pool(idle_max=1)
     kept = await soon(stage.want(pool).connection)

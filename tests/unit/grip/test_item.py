@@ -19,6 +19,7 @@ from gripproxy.grip.item import (
     WsMessage,
     WsType,
     content_size,
+    footprint,
     parse_frame,
     parse_json,
     parse_publish_body,
@@ -544,13 +545,31 @@ def test_names_are_remembered_so_they_are_bounded(name: str) -> None:
 
 
 def test_the_size_of_an_item_is_that_of_its_contents() -> None:
+    response = {"body": "12345", "headers": [["A", "bcd"]]}
+    formats = {"http-stream": {"content": "123"}, "http-response": response}
+    item = parse_json({"channel": "c", "formats": {**formats, "ws-message": {"content": "12"}}})
+    assert content_size(item) == 10
+    assert content_size(item._replace(http_stream=None, http_response=None)) == 2
+
+
+def test_an_item_occupies_more_than_its_contents() -> None:
     def size(**formats: object) -> int:
-        return content_size(parse_json({"channel": "c", "formats": formats}))
+        return footprint(parse_json({"channel": "c", "formats": formats}))
 
     response = {"body": "12345", "headers": [["A", "bcd"]]}
-    assert size(**{"http-stream": {"content": "123"}}) == 3
-    assert size(**{"http-response": response}) == 5 + 4
-    assert size(**{"ws-message": {"content": "1234567"}}) == 7
-    assert size(**{"http-stream": {"content": "123"}, "http-response": response}) == 12
+    name = len("c")
+    assert size(**{"http-stream": {"content": "123"}}) == name + 3
+    assert size(**{"http-response": response}) == name + 5 + 4
+    assert size(**{"ws-message": {"content": "1234567"}}) == name + 7
+    assert size(**{"http-stream": {"content": "123"}, "http-response": response}) == name + 12
     patch = [{"op": "add", "path": "/a", "value": "x" * 1000}]
     assert size(**{"http-response": {"body-patch": patch}}) > 1000
+
+
+def test_a_patch_may_be_as_deep_as_json_allows() -> None:
+    deep: object = "x" * 1000
+    for _ in range(1000):
+        deep = [deep]
+    patch = {"body-patch": [{"op": "add", "path": "/a", "value": deep}]}
+    item = parse_json({"channel": "c", "http-response": patch})
+    assert footprint(item) > 1000

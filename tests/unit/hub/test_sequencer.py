@@ -359,7 +359,7 @@ def test_any_history_gives_what_the_rules_say(
 
 def test_the_oldest_goes_on_when_what_waits_weighs_too_much() -> None:
     """Its content would stay in memory otherwise, and dropping it would lose it."""
-    seq = sequencer(waiting_bytes_max=10)
+    seq = sequencer(waiting_bytes_max=40)
     add(seq, item("1"))
     heavy = [
         item(str(number), "missing" + str(number))._replace(
@@ -373,7 +373,7 @@ def test_the_oldest_goes_on_when_what_waits_weighs_too_much() -> None:
 
 
 def test_what_went_on_weighs_nothing_any_more() -> None:
-    seq = sequencer(waiting_bytes_max=10)
+    seq = sequencer(waiting_bytes_max=11)
     for round in range(3):
         add(seq, item("1", no_seq=False), now=round)
         waits = item("9", "8")._replace(http_stream=HttpStream(Action.SEND, b"12345678"))
