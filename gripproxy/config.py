@@ -81,7 +81,6 @@ class Config:
     handler: Handler
     routes: tuple[str, ...] = ()  # given on the command line; none: proxy.routesfile counts
     id: int | None = None
-    file_prefix: str = ""  # of files that several instances must not share
     logfile: Path | None = None
 
 
@@ -145,7 +144,6 @@ def load(path: Path | None, options: Options = Options()) -> tuple[Config, list[
         handler,
         options.routes,
         options.id,
-        "" if options.id is None else f"p{options.id}-",
         options.logfile,
     )
     notices += judge_values(proxy, handler, read)

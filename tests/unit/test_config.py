@@ -528,7 +528,7 @@ def test_id_sets_the_prefixes_and_ten_ports_more_each(conf: Load) -> None:
         "push_in_sub_specs=ipc://{ipc_prefix}a\npush_in_http_port=5561",
         Options(id=3),
     )
-    assert (config.id, config.file_prefix) == (3, "p3-")
+    assert config.id == 3
     assert (config.global_.ipc_prefix, config.global_.port_offset) == ("p3-", 30)
     assert config.handler.push_in_spec == "tcp://127.0.0.1:5590"
     assert config.handler.push_in_sub_specs == ("ipc://p3-a",)
