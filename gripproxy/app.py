@@ -26,6 +26,7 @@ from gripproxy.control.http import ControlLimits, ControlServer, listen
 from gripproxy.control.zmq import PullInput, SubInput
 from gripproxy.deadlines import Deadlines
 from gripproxy.errors import ConfigError
+from gripproxy.grip.sockjs import IframePage
 from gripproxy.hub.registry import Registry
 from gripproxy.hub.sequencer import Sequencer
 from gripproxy.logs import Logs, limited
@@ -92,6 +93,8 @@ class App:
             warn=warn,
             debug=config.proxy.debug,
             cross_origin=config.proxy.auto_cross_origin,
+            allow_compression=config.runner.allow_compression,
+            sockjs_page=IframePage(config.proxy.sockjs_url),
             accept_forwarded_proto=config.proxy.accept_x_forwarded_protocol,
             accept_pushpin_route=config.proxy.accept_pushpin_route,
             turnstile=None if open_max is None else Turnstile(self._loop, open_max),
@@ -151,6 +154,7 @@ class App:
         for source in self._inputs:
             source.close()
         self._door.close()
+        self._front.stopping = True
         for connection in tuple(self._gate.connections):
             if isinstance(connection, ClientConnection):
                 connection.transport.abort()
@@ -302,6 +306,9 @@ def client_limits(config: Config) -> ClientLimits:
         idle_timeout=runner.client_idle_timeout,
         inactivity_timeout=runner.client_inactivity_timeout,
         subscriptions_max=config.handler.connection_subscription_max,
+        ws_queue_bytes=runner.ws_queue_bytes,
+        ws_inflate_max=runner.ws_inflate_max,
+        ws_close_timeout=runner.ws_close_timeout,
     )
 
 

@@ -7,6 +7,7 @@ early.
 
 import asyncio
 import heapq
+from collections.abc import Callable
 
 TICK = 0.1
 NEVER = float("inf")
@@ -24,6 +25,19 @@ class Timed:
     def expired(self, now: float) -> None:
         """The deadline has passed; it is `NEVER` again until it is set anew."""
         raise NotImplementedError
+
+
+class Alarm(Timed):
+    """A deadline that calls a function, for what few objects have."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        super().__init__()
+        self._call = call
+
+    def expired(self, now: float) -> None:
+        self._call()
 
 
 class Deadlines:

@@ -10,6 +10,8 @@ GripProxyError
 ├── TnetstringError      bytes that are not a tnetstring
 ├── PublishError         gripproxy-publish could not hand its message over
 ├── CrossOriginError     JSON-P that cannot be translated; carries the status to answer
+├── WebSocketError       a peer broke the WebSocket protocol; carries the code to close with
+├── EventsError          a body that is not WebSocket events
 └── BackendError         a backend gave no usable answer
     ├── ConnectError     no connection was made, so another target may be tried
     ├── BlockedError     the target's policy forbids every address that its name resolves to
@@ -75,6 +77,18 @@ class CrossOriginError(GripProxyError):
     def __init__(self, reason: str, status: int) -> None:
         super().__init__(reason)
         self.status = status
+
+
+class WebSocketError(GripProxyError):
+    """A peer broke RFC 6455 or RFC 7692, or one of our bounds; `code` is what to close with."""
+
+    def __init__(self, reason: str, code: int) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class EventsError(GripProxyError):
+    """A body that is not WebSocket events."""
 
 
 class BackendError(GripProxyError):

@@ -14,7 +14,6 @@ from gripproxy.settings import SECTIONS, Handler, Proxy, readers
 NOT_YET: Mapping[tuple[str, str], object] = {
     ("global", "stats_connection_ttl"): 120,
     ("global", "stats_connection_send"): True,
-    ("runner", "allow_compression"): False,
     ("proxy", "workers"): 1,
     ("proxy", "sockjs_url"): "",
     ("proxy", "prometheus_port"): None,

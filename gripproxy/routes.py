@@ -9,6 +9,8 @@ from pathlib import Path
 
 # Looking for one octet, as an int, is seven times as fast as looking for bytes.
 _DOT, _PERCENT, _BACKSLASH, _QUESTION_MARK = b".%\\?"
+# Pushpin's number of the level of access lines.
+_INFO = 2
 # A segment of a path that means this directory or the one above (WHATWG URL, "dot segments").
 _DOT_SEGMENT_MAX = len(b"%2e%2e")
 
@@ -74,6 +76,11 @@ class Route:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", self.id or _derived_id(self))
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the access log is to say nothing of its requests."""
+        return self.log_level is not None and 0 <= self.log_level < _INFO
 
 
 class RouteTable:

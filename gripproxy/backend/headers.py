@@ -30,6 +30,7 @@ _HOP_BY_HOP = frozenset(
         b"expect",
     )
 )
+_ONE_HOP = frozenset((b"upgrade", b"sec-websocket-extensions"))
 _BODILESS = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 _AS_IT_CAME = ForwardedFor()
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -97,10 +98,13 @@ class HeaderTransform:
         sender: Sender,
         scheme: bytes,
         last_ids: Mapping[str, str] = _NO_IDS,
+        *,
+        signed: bool = True,
     ) -> Headers:
         """The fields for the backend, without Host and framing.
 
-        `last_ids` are the ids that a retry tells the backend, by channel.
+        `last_ids` are the ids that a retry tells the backend, by channel. `signed=False` leaves out
+        what `signature` gives.
         """
         rules, dropped = self.rules, self._dropped
         if not self._plain:
@@ -121,8 +125,8 @@ class HeaderTransform:
                 continue
             result.append(field)
         if rules.grip and not trusted:
-            if rules.sign is not None:
-                result.append((b"Grip-Sig", rules.sign()))
+            if signed:
+                result.extend(self.signature(sender))
             result.append((b"Grip-Feature", GRIP_FEATURES))
             result.extend(_last_ids(last_ids))
         if sender.secure:
@@ -133,6 +137,27 @@ class HeaderTransform:
             if addresses:
                 result.append((b"X-Forwarded-For", b", ".join(addresses)))
         return result
+
+    def signature(self, sender: Sender) -> Headers:
+        """The field that tells the backend that the request is ours, if one is due."""
+        rules = self.rules
+        if sender.trusted or not rules.grip or rules.sign is None:
+            return []
+        return [(b"Grip-Sig", rules.sign())]
+
+    def handshake(self, headers: Headers, sender: Sender, scheme: bytes) -> Headers:
+        """The unsigned fields of a WebSocket's handshake for the backend.
+
+        Extensions are for one hop only (RFC 6455 §9.1), so what is asked for is our own.
+        """
+        fields = [
+            field
+            for field in self.apply(headers, sender, scheme, signed=False)
+            if field[0].lower() not in _ONE_HOP
+        ]
+        if self.rules.grip:
+            fields.append((b"Sec-WebSocket-Extensions", b"grip"))
+        return fields
 
     def _rewrite(self, headers: Headers, trusted: bool) -> Headers:
         """The steps that most routes do not ask for."""

@@ -4,10 +4,11 @@ import asyncio
 import logging
 import ssl
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from gripproxy.backend.connection import BackendConnection
 from gripproxy.backend.resolver import Resolver, is_private
@@ -16,6 +17,8 @@ from gripproxy.errors import BackendError, BlockedError, ConnectError
 from gripproxy.routes import Target
 
 log = logging.getLogger("gripproxy.backend")
+
+P = TypeVar("P", bound=asyncio.Protocol)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,18 @@ class _Key(NamedTuple):
     untrusted: bool
     client_cert: Path | None
     client_key: Path | None
+
+    @classmethod
+    def of(cls, target: Target, tls_name: str | None) -> "_Key":
+        return cls(
+            target.host,
+            target.port,
+            tls_name,
+            target.insecure,
+            target.untrusted,
+            target.client_cert,
+            target.client_key,
+        )
 
 
 class _Place:
@@ -114,15 +129,7 @@ class Pool:
         `fresh` passes over connections that have been idle, since one of them has just turned out
         to be dead. Raises ConnectError when too many requests wait already.
         """
-        key = _Key(
-            target.host,
-            target.port,
-            tls_name,
-            target.insecure,
-            target.untrusted,
-            target.client_cert,
-            target.client_key,
-        )
+        key = _Key.of(target, tls_name)
         origin = self._origins.get(key)
         if origin is None:
             origin = self._add_origin(key)
@@ -151,6 +158,25 @@ class Pool:
                     origin.waiting.remove(entry)
                     self._drop_if_unused(origin)
                     return
+
+    def open(
+        self,
+        target: Target,
+        tls_name: str | None,
+        protocol: asyncio.Protocol,
+        on_failed: Callable[[BackendError], None],
+    ) -> asyncio.Task[None]:
+        """Connect `protocol` to `target`, or tell `on_failed` why not; cancelling tells nobody.
+
+        Such a connection belongs to one client, so the bounds on clients bound it, and not those of
+        the pool.
+        """
+        task = self._loop.create_task(
+            self._open_own(_Key.of(target, tls_name), protocol, on_failed)
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def close(self) -> None:
         """Close every connection and end every attempt; waiters hear nothing."""
@@ -235,7 +261,7 @@ class Pool:
 
     async def _attempt(self, origin: _Origin) -> None:
         try:
-            connection = await self._open(origin)
+            connection = await self._open(origin.key, partial(BackendConnection, self, origin))
         except BackendError as error:
             origin.connecting -= 1
             waiter = origin.waiting.popleft()[1] if origin.waiting else None
@@ -252,8 +278,15 @@ class Pool:
                 )
             self._drop_if_unused(origin)
 
-    async def _open(self, origin: _Origin) -> BackendConnection:
-        key = origin.key
+    async def _open_own(
+        self, key: _Key, protocol: asyncio.Protocol, on_failed: Callable[[BackendError], None]
+    ) -> None:
+        try:
+            await self._open(key, lambda: protocol)
+        except BackendError as error:
+            on_failed(error)
+
+    async def _open(self, key: _Key, factory: Callable[[], P]) -> P:
         addresses = await self._resolver.addresses(key.host)
         if key.untrusted:
             addresses = [address for address in addresses if not is_private(address)]
@@ -267,18 +300,17 @@ class Pool:
                 raise ConnectError(f"no certificate can carry this name: {error}") from error
             context = self._tls_context(key)
         failures: list[str] = []
-        factory = partial(BackendConnection, self, origin)
         for address in addresses:
             try:
                 async with asyncio.timeout(self._limits.connect_timeout):
-                    _, connection = await self._loop.create_connection(
+                    _, protocol = await self._loop.create_connection(
                         factory,
                         address,
                         key.port,
                         ssl=context,
                         server_hostname=key.tls_name if context else None,
                     )
-                return connection
+                return protocol
             except TimeoutError:
                 failures.append(f"{address}: no answer within {self._limits.connect_timeout:g} s")
             except (OSError, ssl.CertificateError) as error:

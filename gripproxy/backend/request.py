@@ -87,6 +87,11 @@ class Outgoing(NamedTuple):
     sender: Sender
     transform: HeaderTransform
 
+    @property
+    def url(self) -> str:
+        """The whole of what was asked, for logs."""
+        return (b"%b://%b%b" % (self.scheme, self.host, self.target)).decode("latin-1")
+
     def authority(self, target: Target) -> bytes:
         """The Host field for `target`."""
         name = target.host_header or self.route.as_host

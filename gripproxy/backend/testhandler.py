@@ -12,6 +12,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 MAX_REQUEST_BODY_BYTES = 100_000  # as for every request that is answered by an instruction
 
 _TEXT = (b"Content-Type", b"text/plain")
+NOT_FOUND = 404, b"Not Found", (_TEXT,), b"no such test resource\n"
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
 
@@ -33,31 +34,48 @@ def answer(
     """
     if len(body) > MAX_REQUEST_BODY_BYTES:
         return 400, b"Bad Request", (_TEXT,), b"request too large\n"
-    path, _, query = target.partition(b"?")
-    path = unquote_to_bytes(path)
-    if len(path) > 1:
-        path = path.removesuffix(b"/")
+    path, query = _split(target)
     if path == b"/":
         return 200, b"OK", (_TEXT,), b"Hello from the Pushpin test handler!\n"
     if path == b"/response":
         return 200, b"OK", _hold(b"response", query), b"nothing for now\n"
     if path == b"/stream":
         return 200, b"OK", _hold(b"stream", query), b"[stream opened]\n"
-    return 404, b"Not Found", (_TEXT,), b"no such test resource\n"
+    return NOT_FOUND
+
+
+def websocket_channels(target: bytes) -> list[str] | None:
+    """The channels that a WebSocket at `target` listens to; None: there is none."""
+    path, query = _split(target)
+    if path != b"/ws":
+        return None
+    return [channel.decode("utf-8", "replace") for channel in _channels(query)]
+
+
+def _split(target: bytes) -> tuple[bytes, bytes]:
+    """The decoded path and the query."""
+    path, _, query = target.partition(b"?")
+    path = unquote_to_bytes(path)
+    return (path.removesuffix(b"/") if len(path) > 1 else path), query
 
 
 def _hold(mode: bytes, query: bytes) -> Headers:
+    # With no_grip the client gets this header, and must not write others into it.
+    channels = [_CONTROL.sub(_percent, channel) for channel in _channels(query)]
+    return (
+        _TEXT,
+        (b"Grip-Hold", mode),
+        (b"Grip-Channel", b", ".join(channels)),
+    )
+
+
+def _channels(query: bytes) -> list[bytes]:
     channels = []
     for field in query.split(b"&"):
         name, _, value = field.partition(b"=")
         if unquote_to_bytes(name) == b"channel":
-            # With no_grip the client gets this header, and must not write others into it.
-            channels.append(_CONTROL.sub(_percent, unquote_to_bytes(value)))
-    return (
-        _TEXT,
-        (b"Grip-Hold", mode),
-        (b"Grip-Channel", b", ".join(channels or [b"test"])),
-    )
+            channels.append(unquote_to_bytes(value))
+    return channels or [b"test"]
 
 
 def _percent(match: re.Match[bytes]) -> bytes:

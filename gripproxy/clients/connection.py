@@ -2,7 +2,8 @@
 
 Invariants: reading goes on while an exchange is held, since a paused transport would hide that the
 client has left; `exchange` is set from a request's head until its response has ended; what comes
-ahead of its turn waits in `_buffer`.
+ahead of its turn waits in `_buffer`. Once `upgrade` was called there are no more requests, and all
+that comes is for the one who called it.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from typing import Protocol, cast
 
 from gripproxy.clients.exchange import Exchange
 from gripproxy.clients.front import Front, Pause
+from gripproxy.clients.websocket import ClientSocket
 from gripproxy.deadlines import Timed
 from gripproxy.errors import HttpError
 from gripproxy.http1.body import BodyReader, body_reader
@@ -60,16 +62,25 @@ class Occupant(Protocol):
         """The client has caught up."""
 
 
+class Upgraded(Occupant, Protocol):
+    """What a connection has become by switching protocols."""
+
+    def on_data(self, data: bytes) -> None:
+        """The client has sent this."""
+
+
 class ClientConnection(asyncio.Protocol, Timed):
     """The protocol of one client connection."""
 
     __slots__ = (
         "_body",
         "_buffer",
+        "_final",
         "_front",
         "_lingering",
         "_pauses",
         "_quiet_since",
+        "_upgraded",
         "active",
         "blocked",
         "blocked_since",
@@ -98,6 +109,8 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._quiet_since = 0.0
         self._pauses = Pause(0)
         self._lingering = False
+        self._upgraded: Upgraded | None = None
+        self._final = False  # the deadline is that of the connection
 
     # What the transport calls.
 
@@ -109,6 +122,9 @@ class ClientConnection(asyncio.Protocol, Timed):
 
     def data_received(self, data: bytes) -> None:
         self.active = True
+        if self._upgraded is not None:
+            self._upgraded.on_data(data)
+            return
         if self._body is not None:
             self._take_body(self._body, data)
             return
@@ -135,6 +151,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         front.queued_bytes -= self.queued
         self.queued = 0
         self._body = None
+        self._upgraded = None
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.on_client_lost()
@@ -158,6 +175,9 @@ class ClientConnection(asyncio.Protocol, Timed):
 
     def expired(self, now: float) -> None:
         timeout = self._front.limits.inactivity_timeout
+        if self._final:
+            self.transport.abort()
+            return
         if self.exchange is None and not self.transport.get_write_buffer_size():
             self.transport.abort()
             return
@@ -184,6 +204,11 @@ class ClientConnection(asyncio.Protocol, Timed):
     def receiving(self) -> bool:
         """Whether the request's body is still arriving."""
         return self._body is not None
+
+    @property
+    def reading(self) -> bool:
+        """Whether nobody holds back what the client sends."""
+        return not self._pauses
 
     def write(self, data: bytes) -> None:
         """Send `data`, however slow the client is; the caller heeds `on_client_blocked`."""
@@ -259,7 +284,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         front = self._front
         if self._body is not None:
             self._body = None
-            self._linger()
+            self.linger()
         elif not self.keep_alive:
             self.transport.close()
         elif not self.transport.is_closing():
@@ -268,6 +293,30 @@ class ClientConnection(asyncio.Protocol, Timed):
                 # Not from within the exchange that has just ended: a client may have sent many
                 # requests at once.
                 front.loop.call_soon(self._continue)
+
+    def upgrade(self, upgraded: Upgraded) -> None:
+        """There are no more requests: what the client sends is for `upgraded` (RFC 9110 §7.8)."""
+        self.exchange = upgraded
+        self._front.loop.call_soon(self._switch, upgraded)
+
+    def _switch(self, upgraded: Upgraded) -> None:
+        if self.exchange is upgraded:
+            self._upgraded = upgraded
+            self.resume_reading(Pause.AHEAD)
+            data, self._buffer = self._buffer, b""
+            if data:
+                upgraded.on_data(data)
+
+    def close(self, seconds: float) -> None:
+        """Send what was written, and close: after `seconds` whether the client reads it or not."""
+        self.exchange = self._upgraded = None
+        self.transport.close()
+        self.abort_within(seconds)
+
+    def abort_within(self, seconds: float) -> None:
+        """The connection lasts no longer than that, whatever happens."""
+        self._set_deadline(seconds)
+        self._final = True
 
     def break_off(self, *, unframed: bool) -> None:
         """End a response that cannot be completed so that the client sees it is not complete.
@@ -320,7 +369,11 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._set_deadline(self._step())
         if request.length:
             self._body = body_reader(request.length)
-        exchange = self.exchange = Exchange(front, self, request)
+        exchange: Exchange | ClientSocket
+        if request.websocket:
+            exchange = self.exchange = ClientSocket(front, self, request)
+        else:
+            exchange = self.exchange = Exchange(front, self, request)
         exchange.begin()
         if self._buffer and self._body is not None:
             data, self._buffer = self._buffer, b""
@@ -349,10 +402,11 @@ class ClientConnection(asyncio.Protocol, Timed):
             b"Content-Length: %d\r\n\r\n%b"
             % (error.status, reason_phrase(error.status), len(body), body)
         )
-        self._linger()
+        self.linger()
 
-    def _linger(self) -> None:
+    def linger(self) -> None:
         """Close in a way that lets a client that is still sending read what was answered."""
+        self.exchange = self._upgraded = None
         self._lingering = True
         self._quiet_since = self._front.loop.time()
         self._buffer = b""
@@ -369,6 +423,8 @@ class ClientConnection(asyncio.Protocol, Timed):
         return min(step, _LOOK) if self._pauses else step
 
     def _set_deadline(self, seconds: float) -> None:
+        if self._final:
+            return
         self._front.deadlines.set(self, self._front.loop.time() + seconds)
 
     def _has_left(self) -> bool:

@@ -8,13 +8,12 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from gripproxy.backend.headers import Sender
 from gripproxy.backend.request import KEPT_MAX, BackendRequest, Outgoing, RequestBody
 from gripproxy.clients.crossorigin import jsonp_request
 from gripproxy.clients.front import Front, Pause
 from gripproxy.clients.hold import ResponseHold, StreamHold, Subscriptions
 from gripproxy.clients.response import Framing, ResponseWriter
-from gripproxy.clients.routing import is_signed, says_secure, split_authority
+from gripproxy.clients.routing import route_request
 from gripproxy.errors import (
     BackendError,
     BlockedError,
@@ -39,11 +38,6 @@ log = logging.getLogger("gripproxy.clients")
 # Bytes of a request's body that are awaited before the backend is asked (all of it, if it is
 # shorter), as in Pushpin.
 PREFETCH = 10_000
-# Bytes of scheme, host and target together, as in Pushpin.
-URI_MAX = 4096
-
-# Pushpin's number of the level of access lines.
-INFO = 2
 
 _TEXT = ((b"Content-Type", b"text/plain"),)
 _ORIGIN_FAILED = "Error while proxying to origin."
@@ -98,33 +92,16 @@ class Exchange:
     def begin(self) -> None:
         """Find a route, and ask its backend as soon as enough of the request's body is here."""
         front, request = self._front, self._request
-        secure = self._client.secure or (front.accept_forwarded_proto and says_secure(request))
-        scheme = b"https" if secure else b"http"
-        name, authority = split_authority(request.host or b"", secure)
-        if len(scheme) + 3 + len(authority) + len(request.target) > URI_MAX:
-            self._answer_error(414, f"Request URI size exceeded limit of {URI_MAX} bytes.")
+        try:
+            outgoing = self._outgoing = route_request(front, self._client, request)
+        except HttpError as error:
+            self._answer_error(error.status, str(error))
             return
-        if request.websocket:
-            self._answer_error(501, "WebSockets are not supported.")
-            return
-        route = front.routing.find(request, name, secure=secure, by_id=front.accept_pushpin_route)
-        if route is None:
-            self._answer_error(502, "Route not found")
-            return
-        trusted = front.upstream_key is not None and is_signed(request, front.upstream_key)
-        self._outgoing = Outgoing(
-            route,
-            request.method,
-            request.target,
-            authority,
-            scheme,
-            request.headers,
-            Sender(self._client, secure, trusted),
-            front.routing.transform(route),
-        )
-        if (route.cross_origin or front.cross_origin) and not self._cross_origin(self._outgoing):
-            return
-        if not trusted and _sends_events(self._outgoing):
+        if outgoing.route.cross_origin or front.cross_origin:
+            if not self._cross_origin(outgoing):
+                return
+            outgoing = self._outgoing
+        if not outgoing.sender.trusted and _sends_events(outgoing):
             self._answer_error(403, "Client not allowed to send WebSocket events directly.")
             return
         if not self._body.length:
@@ -461,16 +438,13 @@ class Exchange:
     # Logging.
 
     def _is_quiet(self) -> bool:
-        """Whether the route wants less in the log than these lines."""
-        level = self._outgoing.route.log_level if self._outgoing is not None else None
-        return level is not None and 0 <= level < INFO
+        return self._outgoing is not None and self._outgoing.route.quiet
 
     def _url(self) -> str:
         outgoing = self._outgoing
         if outgoing is None:
             return self._request.target.decode("latin-1")
-        parts = (outgoing.scheme, outgoing.host, outgoing.target)
-        return (b"%b://%b%b" % parts).decode("latin-1")
+        return outgoing.url
 
     def _log_end(self, outcome: str = "") -> None:
         access = self._front.access

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Flag, auto
 from random import Random
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gripproxy.accesslog import AccessLog
 from gripproxy.backend.pool import Pool
@@ -18,9 +18,13 @@ from gripproxy.clients.listener import Gate
 from gripproxy.clients.routing import Routing
 from gripproxy.deadlines import Deadlines
 from gripproxy.grip.signature import Key
+from gripproxy.grip.sockjs import IframePage
 from gripproxy.hub.registry import Registry
 from gripproxy.hub.sequencer import Sequencer
 from gripproxy.stats import Stats
+
+if TYPE_CHECKING:
+    from gripproxy.clients.sockjssession import SockJsSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +42,16 @@ class ClientLimits:
     idle_timeout: float = 60.0
     inactivity_timeout: float = 1800.0
     subscriptions_max: int = 20
+    ws_queue_bytes: int = 200_000  # from a client, for a WebSocket-over-HTTP backend
+    ws_inflate_max: int = 16_777_216  # of a client's compressed message, once inflated
+    ws_close_timeout: float = 30.0
 
 
 class Pause(Flag):
     """Why a client is not read for now."""
 
     AHEAD = auto()  # it sends requests faster than they are answered
-    UPLOAD = auto()  # it sends a body faster than the backend takes it
+    UPLOAD = auto()  # it sends a body or messages faster than the backend takes them
 
 
 class Waiter(Protocol):
@@ -101,9 +108,13 @@ class Front:
     warn: Callable[..., None]  # a warning, of which a flood is cut short
     debug: bool = False
     cross_origin: bool = False
+    allow_compression: bool = False
     accept_forwarded_proto: bool = False
     accept_pushpin_route: bool = False
     upstream_key: Key | None = None
     turnstile: Turnstile | None = None  # None: no bound
+    sockjs_page: IframePage = field(default_factory=lambda: IframePage(""))
+    sockjs_sessions: "dict[tuple[str, bytes], SockJsSession]" = field(default_factory=dict)
+    stopping: bool = False
     queued_bytes: int = 0  # what all clients together have not taken
     random: Random = field(default_factory=Random)

@@ -3,11 +3,25 @@
 import time
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from gripproxy.backend.headers import HeaderTransform
+from gripproxy.backend.headers import HeaderTransform, Sender
+from gripproxy.backend.request import Outgoing
+from gripproxy.errors import HttpError
 from gripproxy.grip import signature
 from gripproxy.http1.head import RequestHead, header
 from gripproxy.routes import Route, RouteTable
+
+if TYPE_CHECKING:
+    from gripproxy.clients.connection import ClientConnection
+    from gripproxy.clients.front import Front
+
+# Bytes of scheme, host and target together, as in Pushpin.
+URI_MAX = 4096
+
+
+# Indexed by secure * 2 + websocket.
+_SCHEMES = (b"http", b"ws", b"https", b"wss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +36,41 @@ class Routing:
         if by_id:
             wanted = header(request.headers, b"pushpin-route")
             if wanted is not None:
-                return self.table.by_id(wanted.decode("utf-8", "surrogateescape"), request.target)
-        return self.table.match(host, request.target, ssl=secure, websocket=False)
+                name = wanted.decode("utf-8", "surrogateescape")
+                # Pushpin: of the two kinds of requests only this one gets over a shared id.
+                if not (request.websocket and self.table.is_shared(name)):
+                    return self.table.by_id(name, request.target)
+        return self.table.match(host, request.target, ssl=secure, websocket=request.websocket)
 
     def transform(self, route: Route) -> HeaderTransform:
         """What `route` does to request headers."""
         return self.transforms[id(route)]
+
+
+def route_request(front: "Front", client: "ClientConnection", request: RequestHead) -> Outgoing:
+    """What is to be asked of which route's targets.
+
+    Raises HttpError with the line to answer: 414, or 502 when there is no route.
+    """
+    secure = client.secure or (front.accept_forwarded_proto and says_secure(request))
+    scheme = _SCHEMES[secure * 2 + request.websocket]
+    name, authority = split_authority(request.host or b"", secure)
+    if len(scheme) + 3 + len(authority) + len(request.target) > URI_MAX:
+        raise HttpError(f"Request URI size exceeded limit of {URI_MAX} bytes.", 414)
+    route = front.routing.find(request, name, secure=secure, by_id=front.accept_pushpin_route)
+    if route is None:
+        raise HttpError("Route not found", 502)
+    trusted = front.upstream_key is not None and is_signed(request, front.upstream_key)
+    return Outgoing(
+        route,
+        request.method,
+        request.target,
+        authority,
+        scheme,
+        request.headers,
+        Sender(client, secure, trusted),
+        front.routing.transform(route),
+    )
 
 
 @lru_cache(maxsize=4096)

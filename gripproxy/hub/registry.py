@@ -9,10 +9,11 @@ if TYPE_CHECKING:
 
 
 class Mode(Enum):
-    """The kinds of subscribers, by GRIP's names of the ways to hold."""
+    """The kinds of subscribers: GRIP's two ways to hold, and WebSockets."""
 
     RESPONSE = "response"
     STREAM = "stream"
+    WEBSOCKET = "websocket"
 
 
 class Subscriber(Protocol):

@@ -18,6 +18,7 @@ ROWS = (
     "clients control publishing publish logs",
     "backend hub",
     "grip config routes accesslog stats deadlines",
+    "websocket",
     "http1",
     "errors",
 )
@@ -31,7 +32,7 @@ MORE = {
 # The composition root is alone in knowing who plays these: to others, a protocol is enough.
 ROOT, PLAYERS = "app", {"clients", "control", "publishing"}
 # Without input and output, and without a clock: `now` is an argument.
-PURE = {"grip", "http1", "hub"}
+PURE = {"grip", "http1", "hub", "websocket"}
 EFFECTS = (
     "asyncio datetime multiprocessing os random secrets select selectors signal socket ssl "
     "subprocess threading time aiohttp uvloop zmq"
@@ -96,6 +97,8 @@ def test_imports_point_in_one_direction(module: str) -> None:
         ("grip.x", "from time import monotonic", "grip has no effects, and imports time"),
         ("http1.x", "def f(): import os.path", "http1 has no effects, and imports os"),
         ("http1.x", "from gripproxy.grip import item", "http1 imports grip"),
+        ("websocket.x", "from gripproxy.grip import item", "websocket imports grip"),
+        ("http1.x", "import gripproxy.websocket.frames", "http1 imports websocket"),
         ("ini", "if TYPE_CHECKING:\n    from gripproxy import app", "config imports app"),
         ("errors", "import gripproxy.stats", "errors imports stats"),
         ("cli", "import gripproxy.publishing", "cli imports publishing, as only app may"),

@@ -74,6 +74,7 @@ def test_with_a_file(tmp_path: Path) -> None:
     assert lines(text, "settings") == [
         "[global] rundir = r (default run)",
         "[runner] log_level = 1,proxy:3 (default 2)",
+        "[runner] allow_compression = true (default false)",
         "[runner] client_idle_timeout = 0.5 (default 60)",
         "[proxy] debug = true (default false)",
         "[proxy] x_forwarded_for = truncate:0,append (default none)",

@@ -253,6 +253,9 @@ def test_paths_in_the_file_are_relative_to_it(conf: Load, tmp_path: Path) -> Non
          LogLevels(1, (("connmgr", 2), ("proxy", 3), ("handler", 4)))),
         ("runner", "client_buffer_size=1", 1),
         ("runner", "allow_compression=false", False),
+        ("runner", "allow_compression=true", True),
+        ("runner", "ws_queue_bytes=1000", 1000),
+        ("runner", "ws_close_timeout=0.5", 0.5),
         ("runner", "client_queue_full=drop", "drop"),
         ("runner", "client_queue_full=", "close"),
         ("runner", "client_idle_timeout=0.5", 0.5),
@@ -422,14 +425,13 @@ def test_keys_that_mean_nothing_here_are_named_in_one_line(conf: Load, tmp_path:
 
 def test_keys_of_features_to_come_are_named_if_they_ask_for_something(conf: Load) -> None:
     _, notices = conf(
-        "[runner]\nallow_compression=true\n[proxy]\nworkers=1\n[handler]\nstats_spec=ipc://a\n"
+        "[proxy]\nworkers=1\n[handler]\nstats_spec=ipc://a\n"
         "command_spec=\nstats_format=json\nupdate_on_first_subscription=false"
     )
     assert notices == [
         Notice(
             "info",
-            "not in this version yet: runner.allow_compression, handler.stats_spec, "
-            "handler.stats_format",
+            "not in this version yet: handler.stats_spec, handler.stats_format",
         )
     ]
 

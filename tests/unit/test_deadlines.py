@@ -1,8 +1,6 @@
 """The wheel of deadlines, on a loop whose clock the tests move."""
 
 import asyncio
-import heapq
-import itertools
 from collections.abc import Callable
 from typing import cast
 
@@ -10,50 +8,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gripproxy.deadlines import NEVER, TICK, Deadlines, Timed
+from gripproxy.deadlines import NEVER, TICK, Alarm, Deadlines, Timed
+from tests.unit.clock import FakeLoop
 
 EPSILON = 1e-6
-
-
-class Handle:
-    def __init__(self, call: Callable[[], None]) -> None:
-        self.call = call
-        self.cancelled = False
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-
-class FakeLoop:
-    """An event loop that knows only timers, and is `lag` seconds late with each of them."""
-
-    def __init__(self, now: float = 100.0, lag: float = 0.0) -> None:
-        self.now = now
-        self.lag = lag
-        self.timers_made = 0
-        self._timers: list[tuple[float, int, Handle]] = []
-        self._number = itertools.count()
-
-    def time(self) -> float:
-        return self.now
-
-    def call_at(self, when: float, call: Callable[[], None]) -> Handle:
-        self.timers_made += 1
-        handle = Handle(call)
-        heapq.heappush(self._timers, (when, next(self._number), handle))
-        return handle
-
-    @property
-    def timers(self) -> int:
-        return sum(not handle.cancelled for _, _, handle in self._timers)
-
-    def run_until(self, end: float) -> None:
-        while self._timers and self._timers[0][0] + self.lag <= end:
-            when, _, handle = heapq.heappop(self._timers)
-            if not handle.cancelled:
-                self.now = max(self.now, when + self.lag)
-                handle.call()
-        self.now = max(self.now, end)
 
 
 class Thing(Timed):
@@ -265,6 +223,25 @@ def test_clearing_after_the_end_does_no_harm(stage: Stage) -> None:
 def test_what_does_not_say_what_expiring_means_cannot_expire() -> None:
     with pytest.raises(NotImplementedError):
         Timed().expired(0.0)
+
+
+def test_an_alarm_calls_its_function_each_time_that_it_is_set(stage: Stage) -> None:
+    calls: list[float] = []
+    alarm = Alarm(lambda: calls.append(stage.loop.now))
+    stage.wheel.set(alarm, 101.0)
+    stage.loop.run_until(110.0)
+    stage.wheel.set(alarm, 120.0)
+    stage.loop.run_until(200.0)
+    assert [round(at) for at in calls] == [101, 120]
+
+
+def test_an_alarm_can_be_cleared(stage: Stage) -> None:
+    calls: list[None] = []
+    alarm = Alarm(lambda: calls.append(None))
+    stage.wheel.set(alarm, 101.0)
+    stage.wheel.clear(alarm)
+    stage.loop.run_until(200.0)
+    assert calls == []
 
 
 # Whatever is set, cleared and waited for: three things, and a model that only remembers deadlines.

@@ -214,6 +214,34 @@ def test_a_signature_is_made_for_each_request() -> None:
         assert transform.apply([], sender, b"http") == [(b"Grip-Sig", token), FEATURE]
 
 
+def test_a_signature_can_be_had_by_itself() -> None:
+    tokens = iter([b"one", b"two"])
+    transform = HeaderTransform(HeaderRules(sign=lambda: next(tokens)))
+    sender = Sender(Client(), False, False)
+    assert transform.apply([(b"X-A", b"1")], sender, b"http", signed=False) == [
+        (b"X-A", b"1"),
+        FEATURE,
+    ]
+    assert [transform.signature(sender) for _ in range(2)] == [
+        [(b"Grip-Sig", b"one")],
+        [(b"Grip-Sig", b"two")],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rules", "trusted"),
+    [
+        (HeaderRules(), False),
+        (HeaderRules(grip=False, sign=lambda: b"token"), False),
+        (HeaderRules(sign=lambda: b"token"), True),
+    ],
+)
+def test_nothing_is_signed_without_a_key_without_grip_and_for_a_trusted_proxy(
+    rules: HeaderRules, trusted: bool
+) -> None:
+    assert HeaderTransform(rules).signature(Sender(Client(), False, trusted)) == []
+
+
 def test_a_route_without_grip_signs_nothing() -> None:
     rules = HeaderRules(grip=False, sign=lambda: b"token")
     assert sent(rules, last_ids={"c": "1"}) == []
@@ -306,6 +334,55 @@ def test_the_client_s_address_is_looked_up_only_where_it_is_told() -> None:
             raise AssertionError("a system call for nothing")
 
     HeaderTransform(HeaderRules()).apply(THREE, Sender(Costly(), True, False), b"https")
+
+
+# -- the handshake of a WebSocket ----------------------------------------------------------------
+
+HANDSHAKE: Headers = [
+    (b"Host", b"a"),
+    (b"Upgrade", b"websocket"),
+    (b"Connection", b"Upgrade"),
+    (b"Sec-WebSocket-Key", b"key"),
+    (b"Sec-WebSocket-Version", b"13"),
+    (b"Sec-WebSocket-Protocol", b"p"),
+    (b"Sec-WebSocket-Extensions", b"permessage-deflate"),
+    (b"sec-websocket-extensions", b"x"),
+    (b"Cookie", b"c"),
+    (b"Grip-Sig", b"theirs"),
+]
+
+
+def handshake(rules: HeaderRules, *, trusted: bool = False) -> Headers:
+    sender = Sender(Client(), True, trusted)
+    return HeaderTransform(rules).handshake(HANDSHAKE, sender, b"wss")
+
+
+def test_a_handshake_asks_for_our_extension_in_place_of_the_client_s() -> None:
+    rules = HeaderRules(sign=lambda: b"token", add_forwarded_proto=(b"X-Forwarded-Proto",))
+    assert handshake(rules) == [
+        (b"Sec-WebSocket-Key", b"key"),
+        (b"Sec-WebSocket-Version", b"13"),
+        (b"Sec-WebSocket-Protocol", b"p"),
+        (b"Cookie", b"c"),
+        FEATURE,
+        (b"X-Forwarded-Proto", b"wss"),
+        (b"Sec-WebSocket-Extensions", b"grip"),
+    ]
+
+
+def test_a_handshake_of_a_route_without_grip_asks_for_no_extension() -> None:
+    assert names(handshake(PLAIN)) == [
+        b"Sec-WebSocket-Key",
+        b"Sec-WebSocket-Version",
+        b"Sec-WebSocket-Protocol",
+        b"Cookie",
+    ]
+
+
+def test_a_trusted_proxy_s_handshake_keeps_its_signature() -> None:
+    fields = handshake(HeaderRules(sign=lambda: b"token"), trusted=True)
+    assert [value for name, value in fields if name == b"Grip-Sig"] == [b"theirs"]
+    assert fields[-1] == (b"Sec-WebSocket-Extensions", b"grip")
 
 
 # -- all together --------------------------------------------------------------------------------

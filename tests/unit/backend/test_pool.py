@@ -774,7 +774,88 @@ async def test_a_name_that_no_certificate_can_have_is_an_error(secure: Stage, na
                 await secure.want(pool, target, tls_name=name).connection
 
 
+# -- connections of one's own --------------------------------------------------------------------
+
+
+class Own(asyncio.Protocol):
+    """A protocol that is connected by itself, and what became of that."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.made: asyncio.Future[asyncio.Transport] = loop.create_future()
+        self.failures: list[BackendError] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.made.set_result(cast(asyncio.Transport, transport))
+
+
+async def test_a_protocol_can_be_connected_by_itself(stage: Stage) -> None:
+    own = Own()
+    await soon(stage.pool().open(stage.backend.target(), None, own, own.failures.append))
+    (await soon(own.made)).write(REQUEST)
+    await (await stage.backend.accept()).answer()
+    assert own.failures == []
+    own.made.result().abort()
+
+
+async def test_such_a_connection_takes_no_place_in_the_pool(stage: Stage) -> None:
+    pool = stage.pool(connections_max=1)
+    owners = [Own() for _ in range(2)]
+    for own in owners:
+        await soon(pool.open(stage.backend.target(), None, own, own.failures.append))
+    connection = await soon(stage.want(pool).connection)
+    assert stage.want(pool).connection.done() is False
+    assert connection.transport not in [own.made.result() for own in owners]
+    for own in owners:
+        own.made.result().abort()
+
+
+async def test_whoever_asked_is_told_why_there_is_no_such_connection(
+    stage: Stage, names: type[Names]
+) -> None:
+    pool, own = stage.pool(), Own()
+    knows(pool, "127.0.0.2", "127.0.0.3")
+    target = stage.backend.target(host="a.example")
+    await soon(pool.open(target, None, own, own.failures.append))
+    private = stage.backend.target(host="a.example", untrusted=True)
+    await soon(pool.open(private, None, own, own.failures.append))
+    assert [type(error) for error in own.failures] == [ConnectError, BlockedError]
+    assert not own.made.done()
+
+
+async def test_such_an_attempt_can_be_called_off_and_nobody_hears(stage: Stage) -> None:
+    pool, own = stage.pool(), Own()
+    stage.loop.may_connect.clear()
+    task = pool.open(stage.backend.target(), None, own, own.failures.append)
+    await soon(stage.loop.is_connecting.wait())
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await soon(task)
+    stage.loop.may_connect.set()
+    assert (own.failures, own.made.done(), stage.backend.count) == ([], False, 0)
+
+
+async def test_the_certificate_of_such_a_connection_is_checked_too(secure: Stage) -> None:
+    pool, own = secure.pool(), Own()
+    target = secure.backend.target(ssl=True)
+    await soon(pool.open(target, "b.example", own, own.failures.append))
+    assert [type(error) for error in own.failures] == [ConnectError]
+    await soon(pool.open(target, "a.example", own, own.failures.append))
+    assert len(own.failures) == 1
+    (await soon(own.made)).abort()
+
+
 # -- the end -------------------------------------------------------------------------------------
+
+
+async def test_the_end_stops_attempts_of_one_s_own(stage: Stage) -> None:
+    pool, own = stage.pool(), Own()
+    stage.loop.may_connect.clear()
+    task = pool.open(stage.backend.target(), None, own, own.failures.append)
+    await soon(stage.loop.is_connecting.wait())
+    await pool.close()
+    assert task.cancelled()
+    assert own.failures == []
 
 
 async def test_the_end_closes_connections_and_stops_attempts(stage: Stage) -> None:

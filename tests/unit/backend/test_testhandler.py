@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gripproxy.backend.testhandler import answer, strip_base
+from gripproxy.backend.testhandler import answer, strip_base, websocket_channels
 
 TEXT = (b"Content-Type", b"text/plain")
 
@@ -75,6 +75,27 @@ def test_a_body_that_no_instruction_may_answer_is_refused() -> None:
     assert answer(b"POST", b"/", [], b"x" * 100_000)[0] == 200
     refusal = (400, b"Bad Request", (TEXT,), b"request too large\n")
     assert answer(b"POST", b"/nope", [], b"x" * 100_001) == refusal
+
+
+@pytest.mark.parametrize(
+    ("target", "channels"),
+    [
+        (b"/ws", ["test"]),
+        (b"/ws/", ["test"]),
+        (b"/%77s?x=1", ["test"]),
+        (b"/ws?channel=a&x=1&channel=b%20c", ["a", "b c"]),
+        (b"/ws?channel=%C3%A9%FF", ["\xe9\ufffd"]),
+        (b"/", None),
+        (b"/wss", None),
+        (b"/stream", None),
+        (b"/ws/x", None),
+        (b"", None),
+    ],
+)
+def test_a_websocket_listens_to_the_channels_that_the_query_names(
+    target: bytes, channels: list[str] | None
+) -> None:
+    assert websocket_channels(target) == channels
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,5 +1,6 @@
 """The fan-out: who is given which messages, together with which others, and when."""
 
+import zlib
 from collections.abc import Callable, Sequence
 from unittest.mock import patch
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gripproxy.grip.item import Action, HttpResponse, HttpStream, Item, WsMessage
+from gripproxy.grip.item import Action, HttpResponse, HttpStream, Item, WsMessage, WsType
 from gripproxy.hub import fanout
 from gripproxy.hub.fanout import (
     BATCH_BYTES,
@@ -16,6 +17,7 @@ from gripproxy.hub.fanout import (
     SLICE,
     Batch,
     Fanout,
+    message_frame,
     modes_of,
 )
 from gripproxy.hub.registry import Mode, Registry, Subscriber
@@ -271,16 +273,21 @@ def test_a_hook_may_stand_before_the_subscribers_and_sees_each_message_alone() -
     ("item", "modes"),
     [
         (Item("a"), []),
-        (Item("a", ws_message=WsMessage(Action.SEND)), []),
+        (Item("a", ws_message=WsMessage(Action.REFRESH)), [Mode.WEBSOCKET]),
         (Item("a", http_stream=HttpStream(Action.SEND)), [Mode.STREAM]),
         (Item("a", http_response=HttpResponse(Action.HINT)), [Mode.RESPONSE]),
         (
-            Item("a", None, None, HttpResponse(Action.SEND), HttpStream(Action.CLOSE)),
-            [Mode.RESPONSE, Mode.STREAM],
+            Item(
+                "a",
+                http_response=HttpResponse(Action.SEND),
+                http_stream=HttpStream(Action.CLOSE),
+                ws_message=WsMessage(Action.SEND),
+            ),
+            [Mode.RESPONSE, Mode.STREAM, Mode.WEBSOCKET],
         ),
     ],
 )
-def test_a_message_is_for_the_holds_that_it_has_a_format_for(item: Item, modes: list[Mode]) -> None:
+def test_a_message_is_for_the_kinds_that_it_has_a_format_for(item: Item, modes: list[Mode]) -> None:
     assert modes_of(item) == modes
 
 
@@ -352,6 +359,86 @@ def test_a_batch_is_encoded_once() -> None:
 )
 def test_a_large_batch_costs_more(size: int, cost: int) -> None:
     assert Batch("a", [], size).cost == cost
+
+
+# -- what it says to WebSockets ------------------------------------------------------------------
+
+TEXT, BINARY = WsMessage(Action.SEND, content=b"ab"), WsMessage(Action.SEND, WsType.BINARY, b"\xff")
+PING, PONG = WsMessage(Action.SEND, WsType.PING, b"p"), WsMessage(Action.SEND, WsType.PONG)
+WS_HINT, WS_CLOSE = WsMessage(Action.HINT), WsMessage(Action.CLOSE, code=1000)
+
+
+def sockets(*messages: WsMessage) -> Batch:
+    return batch(*[Item("a", ws_message=message) for message in messages])
+
+
+def test_the_messages_for_websockets_are_in_order_and_without_the_others() -> None:
+    assert batch(SEND, *sockets(TEXT, WS_CLOSE).items, CLOSE).messages == [TEXT, WS_CLOSE]
+    assert batch(SEND).messages == []
+
+
+@pytest.mark.parametrize(
+    ("messages", "same"),
+    [
+        ([], True),
+        ([TEXT, BINARY, PING, PONG, WS_HINT], True),
+        ([TEXT, WS_CLOSE], False),
+        ([WsMessage(Action.REFRESH)], False),
+        ([TEXT._replace(content_filters=())], True),
+        ([TEXT, TEXT._replace(content_filters=("build-id",))], False),
+    ],
+)
+def test_what_each_websocket_must_judge_for_itself_is_not_the_same_for_all(
+    messages: list[WsMessage], same: bool
+) -> None:
+    assert sockets(*messages).same_for_all is same
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (TEXT, b"\x81\x02ab"),
+        (BINARY, b"\x82\x01\xff"),
+        (PING, b"\x89\x01p"),
+        (PONG, b"\x8a\x00"),
+        (TEXT._replace(content=b""), b"\x81\x00"),
+    ],
+)
+def test_a_message_is_a_frame_of_its_type(message: WsMessage, expected: bytes) -> None:
+    assert message_frame(message, 0) == expected
+    assert sockets(message).frames() == expected
+
+
+@pytest.mark.parametrize("bits", [9, 15])
+@pytest.mark.parametrize("message", [TEXT, BINARY])
+def test_data_can_be_compressed(message: WsMessage, bits: int) -> None:
+    frame = message_frame(message, bits)
+    assert frame[0] == message_frame(message, 0)[0] | 0x40
+    assert frame[1] == len(frame) - 2
+    inflated = zlib.decompress(frame[2:] + b"\0\0\xff\xff\x03\0", wbits=-bits)
+    assert inflated == message.content
+
+
+@pytest.mark.parametrize("message", [PING, PONG])
+def test_control_frames_are_never_compressed(message: WsMessage) -> None:
+    assert message_frame(message, 15) == message_frame(message, 0)
+
+
+@pytest.mark.parametrize("bits", [0, 9, 15])
+def test_the_frames_are_those_of_all_messages_that_are_sent(bits: int) -> None:
+    frames = sockets(TEXT, WS_HINT, PING, BINARY).frames(bits)
+    assert frames == b"".join(message_frame(message, bits) for message in (TEXT, PING, BINARY))
+
+
+def test_frames_are_made_once_for_each_window() -> None:
+    one = sockets(TEXT)
+    assert len({one.frames(), one.frames(9), one.frames(15)}) > 1
+    assert [one.frames(bits) is one.frames(bits) for bits in (0, 9, 15)] == [True] * 3
+
+
+def test_without_messages_there_are_no_frames() -> None:
+    assert sockets(WS_HINT).frames() == b""
+    assert batch(SEND).frames(15) == b""
 
 
 # -- whatever is published -----------------------------------------------------------------------

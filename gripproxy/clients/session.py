@@ -1,0 +1,579 @@
+"""A WebSocket session: what stands between a client's end and a backend's end of it.
+
+It takes the backend's messages apart (those for the client, and control messages), listens to
+channels, and owns the rules of closing: who has closed and who must still hear of it. Every
+transition of its state is in this file.
+"""
+
+import logging
+from enum import Enum, auto
+from typing import Protocol
+
+from gripproxy.backend.request import Outgoing
+from gripproxy.clients.front import Front
+from gripproxy.clients.relay import Relay
+from gripproxy.clients.testsocket import TestSocket
+from gripproxy.clients.wsoverhttp import OverHttp
+from gripproxy.deadlines import Alarm
+from gripproxy.errors import BackendError, BlockedError, WebSocketError
+from gripproxy.grip import wscontrol
+from gripproxy.grip.fields import FILTERS_MAX
+from gripproxy.grip.item import Action, WsMessage
+from gripproxy.grip.terms import KeepAliveMode
+from gripproxy.grip.wscontrol import Control, Message
+from gripproxy.grip.wsextension import MessageFilter, grip_extension, message_prefix
+from gripproxy.http1.head import Headers
+from gripproxy.http1.status import reason_phrase
+from gripproxy.hub.fanout import Batch
+from gripproxy.hub.registry import Mode
+from gripproxy.routes import Target
+from gripproxy.websocket.frames import Frame
+
+log = logging.getLogger("gripproxy.clients")
+
+NORMAL = 1000
+INTERNAL_ERROR = 1011
+TRY_AGAIN_LATER = 1013  # IANA's registry of close codes
+
+_ORIGIN_FAILED = "Error while proxying to origin."
+_FIRST_CONTROL = 8
+_EXTENSIONS = b"sec-websocket-extensions"
+# What changes content, so that items can ask for it.
+_CONTENT_FILTERS = frozenset(("build-id", "var-subst", "http-modify"))
+# Of the backend's response these are for the proxy, or made anew (RFC 9110 §7.6.1).
+_NOT_FOR_CLIENTS = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"transfer-encoding",
+        b"upgrade",
+        b"content-length",
+        b"content-type",
+        b"keep-alive-interval",
+        b"content-bytes-accepted",
+        b"sec-websocket-accept",
+        b"sec-websocket-extensions",
+    )
+)
+
+
+class Downstream(Protocol):
+    """The client's end: it tells the session of what the client does, and is told what to do."""
+
+    @property
+    def number(self) -> int:
+        """What logs call the client's connection."""
+
+    @property
+    def unread(self) -> int:
+        """Bytes that the client has left unread."""
+
+    def accept(self, fields: Headers, grip: bytes | None) -> None:
+        """The backend has accepted, with these fields.
+
+        `grip`: the extension that a trusted client is to be told of.
+        """
+
+    def refuse(self, code: int, reason: bytes, fields: Headers, body: bytes) -> None:
+        """The backend has not accepted, or there is none."""
+
+    def send(self, message: Frame) -> None:
+        """Relay a frame, or a piece of one, that came from the backend."""
+
+    def publish(self, batch: Batch) -> None:
+        """Send what was published, which is the same for all."""
+
+    def publish_message(self, message: WsMessage) -> None:
+        """Send one message that was not relayed."""
+
+    def close(self, code: int, reason: bytes) -> None:
+        """Begin the closing handshake, or answer the client's; nothing is sent after that."""
+
+    def finish(self) -> None:
+        """Both ends have closed."""
+
+    def drop(self) -> None:
+        """End without a close frame, once what was sent is out."""
+
+    def fail(self, error: WebSocketError) -> None:
+        """The client did what it must not: tell it so, and count it as lost."""
+
+    def pause(self) -> None:
+        """Take no more from the client for now."""
+
+    def resume(self) -> None:
+        """Take more from the client."""
+
+
+class Upstream(Protocol):
+    """The backend's end: it tells the session of what the backend does, and is told what to do."""
+
+    def begin(self) -> None:
+        """Ask the backend to accept."""
+
+    def send(self, message: Frame) -> None:
+        """Take a frame, or a piece of one, of the client."""
+
+    def flush(self) -> None:
+        """The client has sent no more than that for now."""
+
+    def close(self, code: int | None, reason: bytes) -> None:
+        """The client has closed, or has answered the backend's close."""
+
+    def detach(self) -> None:
+        """The proxy closes, on its own account or the publisher's; nothing more is wanted."""
+
+    def lost(self) -> None:
+        """The client is gone without closing; nothing more is wanted."""
+
+    def pause(self) -> None:
+        """The client reads more slowly than the backend sends."""
+
+    def resume(self) -> None:
+        """The client has caught up."""
+
+    def refresh(self) -> None:
+        """Give the backend an occasion to say something."""
+
+
+class State(Enum):
+    """How far a session has come."""
+
+    CONNECTING = auto()  # the client has no answer yet
+    OPEN = auto()
+    CLIENT_CLOSED = auto()  # the backend has to answer the client's close
+    CLOSING = auto()  # the client has to answer ours
+    ENDED = auto()
+
+
+# Python 3.11 takes 80 ns to find a member in its class.
+_OPEN, _CLIENT_CLOSED, _CLOSING, _ENDED = (
+    State.OPEN,
+    State.CLIENT_CLOSED,
+    State.CLOSING,
+    State.ENDED,
+)
+
+
+class Session:
+    """One client's session, and the subscriber of its channels."""
+
+    __slots__ = (
+        "_channels",
+        "_delayed",
+        "_down",
+        "_each",
+        "_filter",
+        "_front",
+        "_index",
+        "_keep_alive",
+        "_outgoing",
+        "_rearms",
+        "_reply_due",
+        "_state",
+        "_timer",
+        "_up",
+        "_url",
+        "id",
+        "meta",
+    )
+
+    mode = Mode.WEBSOCKET
+
+    def __init__(self, front: Front, outgoing: Outgoing, down: Downstream) -> None:
+        self._front = front
+        self._outgoing = outgoing
+        self._url = outgoing.url
+        self._down = down
+        self._up: Upstream | None = None  # None: detached, or gone
+        self._index = 0  # of the target
+        self._state = State.CONNECTING
+        self._reply_due = False  # the backend has closed, and hears how the client answers
+        self._filter: MessageFilter | None = None  # None: the backend's messages are not looked at
+        self._channels: dict[str, tuple[str, ...]] | None = None  # with the filters; None: no GRIP
+        self._each = True  # messages cannot be sent as they come: not open, or there are filters
+        # What a backend may set and this version has no use for yet: nothing that a client sees.
+        self.meta: dict[str, str] | None = None
+        self.id: str | None = None
+        self._keep_alive: tuple[WsMessage, int] | None = None  # with its timeout in seconds
+        self._rearms = False  # any frame restarts the wait for the keep-alive
+        self._timer: Alarm | None = None
+        self._delayed: tuple[WsMessage, Alarm] | None = None
+
+    @property
+    def bucket(self) -> str:
+        return self._outgoing.route.id or ""
+
+    @property
+    def target(self) -> Target:
+        """Who is asked, or was asked last."""
+        targets = self._outgoing.route.targets
+        return targets[min(self._index, len(targets) - 1)]
+
+    @property
+    def unread(self) -> int:
+        """Bytes that the client has left unread."""
+        return self._down.unread
+
+    def begin(self) -> None:
+        """Ask the first target, from the current one on, that can be reached."""
+        if self._index < len(self._outgoing.route.targets):
+            self._up = self._upstream(self.target)
+            self._up.begin()
+            return
+        tried = ", ".join(target.name for target in self._outgoing.route.targets)
+        self._fail(f"Unable to connect to any targets. Tried: {tried}")
+
+    # What the backend's end calls while connecting.
+
+    def on_backend_accepted(self, fields: Headers) -> None:
+        """The backend accepts, with these fields; its messages may follow at once."""
+        route, target, front = self._outgoing.route, self.target, self._front
+        extensions = [value for name, value in fields if name.lower() == _EXTENSIONS]
+        passes = route.no_grip or self._outgoing.sender.trusted
+        prefix = None if passes else message_prefix(extensions)
+        if prefix is not None:
+            self._filter = MessageFilter(prefix)
+        self._state = _OPEN
+        self._each = False
+        if prefix is not None or target.subs:
+            self._channels = {}
+            for channel in target.subs:
+                self._subscribe(channel, ())
+        shown = [field for field in fields if not _is_for_proxy(field[0].lower())]
+        trusted = self._outgoing.sender.trusted
+        self._down.accept(shown, grip_extension(extensions) if trusted else None)
+        self._outgoing = self._outgoing._replace(headers=[])  # that much less to keep
+        if not front.access.enabled:
+            self._url = ""
+
+    def on_backend_refused(self, code: int, reason: bytes, fields: Headers, body: bytes) -> None:
+        """The backend answers the handshake with something else."""
+        self._state = _ENDED
+        self._up = None
+        shown = [field for field in fields if not _is_for_proxy(field[0].lower(), refused=True)]
+        self._down.refuse(code, reason, shown, body)
+
+    def on_backend_unreachable(self, error: BackendError) -> None:
+        """No connection to the target was made."""
+        log.debug("target %s: %s", self.target.name, error)
+        self._up = None
+        if isinstance(error, BlockedError):
+            self._fail(str(error))
+            return
+        self._index += 1
+        self.begin()
+
+    def on_backend_failed(self, error: BackendError) -> None:
+        """The target was reached, and gave no usable answer."""
+        self._front.warn("%s: %s", self._url, error)
+        self._fail()
+
+    # What the backend's end calls then.
+
+    def on_backend_frame(self, received: Frame) -> None:
+        """A frame, or a piece of one, of the backend."""
+        if received.opcode < _FIRST_CONTROL and self._filter is not None:
+            message = self._filter.feed(received)
+            if message is None:
+                return
+            if isinstance(message, bytes):
+                control = wscontrol.parse(message)
+                if control is not None and self._state is _OPEN:
+                    self._obey(control)
+                return
+            received = message
+        self._down.send(received)
+        if self._rearms:
+            self._set_timer()
+
+    def on_backend_close(self, code: int | None, reason: bytes) -> None:
+        """The backend closes, or answers the client's close."""
+        code = NORMAL if code is None else code
+        if self._state is _CLIENT_CLOSED:
+            self._end()
+            self._down.close(code, reason)
+            self._down.finish()
+        elif self._state is _OPEN:
+            self._begin_closing(code, reason)
+            self._reply_due = True
+
+    def on_backend_lost(self) -> None:
+        """The backend has gone without closing, or is of no more use."""
+        self._up = None
+        if self._state in (_OPEN, _CLIENT_CLOSED):
+            self._end()
+            self._down.drop()
+
+    def on_backend_blocked(self) -> None:
+        """The backend takes no more messages for now."""
+        self._down.pause()
+
+    def on_backend_ready(self) -> None:
+        """The backend takes messages again."""
+        self._down.resume()
+
+    def on_message_too_large(self) -> None:
+        """The client sends a message that the backend's end cannot hold."""
+        self._down.fail(WebSocketError("message too large", 1009))
+
+    # What the client's end calls.
+
+    def on_client_frame(self, received: Frame) -> None:
+        """A frame, or a piece of one, of the client; no close frame."""
+        # A backend that has closed may still be sent to, until the client answers.
+        if self._up is not None and (self._state is _OPEN or self._reply_due):
+            self._up.send(received)
+
+    def on_client_read(self) -> None:
+        """That was all that the client sent for now."""
+        if self._up is not None:
+            self._up.flush()
+
+    def on_client_close(self, code: int | None, reason: bytes) -> None:
+        """The client closes, or answers our close."""
+        if self._state is _CLOSING:
+            if self._reply_due and self._up is not None:
+                self._up.close(code, reason)
+            self._end()
+            self._down.finish()
+        elif self._state is _OPEN and self._up is None:  # detached
+            self._end()
+            self._down.close(NORMAL, b"")
+            self._down.finish()
+        elif self._state is _OPEN:
+            assert self._up is not None
+            self._state = _CLIENT_CLOSED
+            self._up.close(code, reason)
+
+    def on_client_lost(self) -> None:
+        """The client has gone, or has to."""
+        if self._up is not None and self._state is not _ENDED:
+            self._up.lost()
+        self._end()
+
+    def on_client_blocked(self) -> None:
+        """The client reads more slowly than it is sent to."""
+        if self._up is not None:
+            self._up.pause()
+
+    def on_client_ready(self) -> None:
+        """The client has caught up."""
+        if self._up is not None:
+            self._up.resume()
+
+    def on_overflow(self, lost: int) -> None:
+        """The client left too much unread, and so many messages were not sent.
+
+        Closing is the default, since a client can notice that and recover.
+        """
+        front, number = self._front, self._down.number
+        front.stats.drops["client-queue"] += lost
+        if front.limits.drop_when_full:
+            front.warn("%d messages dropped: connection=%d reads too slowly", lost, number)
+            return
+        front.warn("connection %d closed: it reads too slowly", number)
+        if self._up is not None:
+            self._up.lost()
+            self._up = None
+        self._begin_closing(TRY_AGAIN_LATER, b"too slow")
+
+    # Published messages.
+
+    def deliver(self, batch: Batch) -> None:
+        if self._each or not batch.same_for_all:
+            self._deliver_each(batch)
+        else:
+            self._down.publish(batch)
+            if self._rearms:
+                self._set_timer()
+
+    def _deliver_each(self, batch: Batch) -> None:
+        filters = (self._channels or {}).get(batch.channel)
+        for message in batch.messages:
+            if filters is None or self._state not in (_OPEN, _CLIENT_CLOSED):
+                return
+            wanted = message.content_filters
+            if wanted is not None and wanted != filters:
+                continue
+            if message.action is Action.SEND:
+                self._down.publish_message(message)
+                if self._rearms:
+                    self._set_timer()
+            elif message.action is Action.REFRESH:
+                if self._up is not None:
+                    self._up.refresh()
+            elif message.action is Action.CLOSE:
+                self._close(NORMAL if message.code is None else message.code, message.reason)
+
+    def _close(self, code: int, reason: bytes) -> None:
+        """Close both ends, on the publisher's or the proxy's account."""
+        self._detach()
+        if self._state is _CLIENT_CLOSED:  # the backend's answer is not needed any more
+            self._end()
+            self._down.close(code, reason)
+            self._down.finish()
+        else:
+            self._begin_closing(code, reason)
+
+    # Control messages.
+
+    def _obey(self, control: Control) -> None:
+        match control:
+            case wscontrol.Subscribe(channel, filters):
+                self._ask_to_subscribe(channel, filters)
+            case wscontrol.Unsubscribe(channel):
+                self._unsubscribe(self._outgoing.route.prefix + channel)
+            case wscontrol.Detach():
+                self._detach()
+            case wscontrol.SetSession(id):
+                self.id = id
+            case wscontrol.SetMeta(name, value):
+                self._set_meta(name, value)
+            case wscontrol.KeepAlive(message, timeout, mode):
+                self._keep_alive_by(message, timeout, mode)
+            case wscontrol.SendDelayed(message, timeout):
+                self._send_later(message, timeout)
+            case wscontrol.FlushDelayed():
+                self._flush_delayed()
+
+    def _ask_to_subscribe(self, channel: str, filters: tuple[str, ...]) -> None:
+        if len(filters) > FILTERS_MAX:
+            message = f"too many filters for channel '{channel}'"
+            self._front.warn("%s: %s", self._url, message)
+            debug = self._front.debug or self._outgoing.route.debug
+            self._close(INTERNAL_ERROR, message.encode() if debug else b"")
+            return
+        assert self._channels is not None
+        if len(self._channels) >= self._front.limits.subscriptions_max:
+            return
+        if filters:
+            self._front.warn("filters have no effect in this version: %s", self._url)
+        chosen = tuple(name for name in filters if name in _CONTENT_FILTERS)
+        self._subscribe(self._outgoing.route.prefix + channel, chosen)
+
+    def _subscribe(self, channel: str, filters: tuple[str, ...]) -> None:
+        channels, front = self._channels, self._front
+        assert channels is not None
+        is_new = channel not in channels
+        channels[channel] = filters
+        self._each = any(channels.values())
+        if is_new:
+            front.registry.subscribe(channel, self)
+            if front.access.enabled and not self._outgoing.route.quiet:
+                front.access.subscribe(self._url, channel, retry=False)
+
+    def _unsubscribe(self, channel: str) -> None:
+        channels = self._channels
+        assert channels is not None
+        if channel in channels and channel not in self.target.subs:
+            del channels[channel]
+            self._each = any(channels.values())
+            self._front.registry.unsubscribe(channel, self)
+
+    def _detach(self) -> None:
+        if self._up is not None:
+            self._up.detach()
+            self._up = None
+            self._down.resume()  # what the client sends is for nobody now
+
+    def _set_meta(self, name: str, value: str | None) -> None:
+        meta = self.meta or {}
+        if value is None:
+            meta.pop(name, None)
+        else:
+            meta[name] = value
+        self.meta = meta or None
+
+    # Timers.
+
+    def _keep_alive_by(self, message: Message | None, timeout: int, mode: KeepAliveMode) -> None:
+        if self._timer is not None:
+            self._front.deadlines.clear(self._timer)
+        self._rearms = message is not None and mode is KeepAliveMode.IDLE
+        self._keep_alive = None
+        if message is not None:
+            self._keep_alive = _message(message), timeout
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        keep_alive, front = self._keep_alive, self._front
+        if keep_alive is None:
+            return
+        if self._timer is None:
+            self._timer = Alarm(self._keep_client_alive)
+        # Spread over a second, so that clients that came together do not stay in step.
+        wait = max(keep_alive[1] - front.random.random(), 0.0)
+        front.deadlines.set(self._timer, front.loop.time() + wait)
+
+    def _keep_client_alive(self) -> None:
+        if self._keep_alive is not None:
+            if self._down.unread == 0:  # otherwise it is kept alive by what it has to read
+                self._down.publish_message(self._keep_alive[0])
+            self._set_timer()
+
+    def _send_later(self, message: Message, timeout: int) -> None:
+        self._flush_delayed()
+        self._delayed = _message(message), Alarm(self._flush_delayed)
+        self._front.deadlines.set(self._delayed[1], self._front.loop.time() + timeout)
+
+    def _flush_delayed(self) -> None:
+        if self._delayed is not None:
+            (message, alarm), self._delayed = self._delayed, None
+            self._front.deadlines.clear(alarm)
+            self._down.publish_message(message)
+            if self._rearms:
+                self._set_timer()
+
+    # Steps.
+
+    def _upstream(self, target: Target) -> Upstream:
+        if target.test:
+            return TestSocket(self, self._outgoing)
+        if target.over_http:
+            return OverHttp(self._front, self, self._outgoing, target)
+        return Relay(self._front, self, self._outgoing, target)
+
+    def _begin_closing(self, code: int, reason: bytes) -> None:
+        self._stop()
+        self._state = _CLOSING
+        self._down.close(code, reason)
+
+    def _end(self) -> None:
+        self._stop()
+        self._state = _ENDED
+        self._up = None
+
+    def _stop(self) -> None:
+        """Nothing more is published to the client."""
+        front = self._front
+        if self._channels is not None:
+            for channel in self._channels:
+                front.registry.unsubscribe(channel, self)
+        self._channels = None
+        self._each = True
+        self._rearms = False
+        self._keep_alive = None
+        if self._timer is not None:
+            front.deadlines.clear(self._timer)
+        if self._delayed is not None:
+            front.deadlines.clear(self._delayed[1])
+            self._delayed = None
+
+    def _fail(self, debug_text: str | None = None) -> None:
+        """Refuse on the proxy's own account; `debug_text` is shown where debugging is on."""
+        debug = self._front.debug or self._outgoing.route.debug
+        text = debug_text if debug_text is not None and debug else _ORIGIN_FAILED
+        self._end()
+        self._down.refuse(502, reason_phrase(502), [], f"{text}\n".encode())
+
+
+def _message(message: Message) -> WsMessage:
+    return WsMessage(Action.SEND, message.type, message.content)
+
+
+def _is_for_proxy(name: bytes, *, refused: bool = False) -> bool:
+    """Whether a field (lower case) of the backend's response is none for the client."""
+    if refused and name == b"content-type":
+        return False
+    return name in _NOT_FOR_CLIENTS or name.startswith(b"set-meta-")

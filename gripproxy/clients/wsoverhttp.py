@@ -1,0 +1,536 @@
+"""WebSocket-over-HTTP: a session's messages as requests to a backend that knows only those.
+
+Invariants: at most one request is outstanding, the wait for a retry included (`_asking`); what was
+offered stays in `_queue` until the backend has accepted it; once the session wants no more
+(`_session` is None), responses are read only for what the backend accepts.
+"""
+
+import logging
+import re
+import uuid
+from collections.abc import Sequence
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from gripproxy.backend.fetch import Fetch
+from gripproxy.backend.request import KEPT_MAX, Outgoing
+from gripproxy.clients.front import Front
+from gripproxy.deadlines import Timed
+from gripproxy.errors import (
+    BackendError,
+    BlockedError,
+    ConnectError,
+    EventsError,
+    ResponseError,
+)
+from gripproxy.grip.item import PING_MAX
+from gripproxy.grip.wsevents import Event, accept, content_size, decode, encode
+from gripproxy.http1.head import Headers, ResponseHead, header
+from gripproxy.routes import Target, rewrite
+from gripproxy.websocket.frames import (
+    BINARY,
+    CONT,
+    PING,
+    PONG,
+    TEXT,
+    Frame,
+    close_payload,
+    parse_close,
+)
+
+if TYPE_CHECKING:
+    from gripproxy.clients.session import Session
+
+log = logging.getLogger("gripproxy.clients")
+
+EVENTS_TYPE = b"application/websocket-events"
+# Bytes of events in one response, as in Pushpin.
+RESPONSE_MAX = 1_000_000
+# Seconds; Pushpin takes no shorter interval.
+KEEP_ALIVE_MIN = 20
+# How often a request is sent again: after 1, 2, 4, 8 and 16 s and up to a second more each.
+RETRIES_MAX = 5
+
+_TYPES = {TEXT: b"TEXT", BINARY: b"BINARY", PING: b"PING", PONG: b"PONG"}
+_OPCODES = {name: opcode for opcode, name in _TYPES.items()}
+_SET_META = b"set-meta-"
+# Of the client's fields, those that the events' own requests set, or that mean nothing there.
+_REPLACED = frozenset((b"accept", b"connection-id", b"content-type", b"content-bytes-replayed"))
+_DIGITS = re.compile(rb"[0-9]{1,9}")
+_OPEN = Event(b"OPEN")
+_DISCONNECT = Event(b"DISCONNECT")
+
+
+class State(Enum):
+    """How far the backend has come."""
+
+    CONNECTING = auto()
+    OPEN = auto()
+    ANSWERED = auto()  # the backend has closed, and may yet hear how the client answers
+    CLOSING = auto()  # a CLOSE is to be accepted by the backend, or was and is to be answered
+    LOST = auto()  # the client is gone, and the backend has to hear of it
+    ENDED = auto()
+
+
+class _Settled(Enum):
+    """What a backend has accepted of what it was offered."""
+
+    NOTHING = auto()
+    SOMETHING = auto()  # or there was nothing to accept
+    CLOSED = auto()  # all of it, with a CLOSE
+
+
+class OverHttp(Timed):
+    """The backend's end of one session: queues what the client sends, and asks with it."""
+
+    __slots__ = (
+        "_asking",
+        "_close",
+        "_close_due",
+        "_cut",
+        "_fresh",
+        "_front",
+        "_head",
+        "_interval",
+        "_meta",
+        "_offered",
+        "_outgoing",
+        "_partial",
+        "_partial_type",
+        "_paused",
+        "_queue",
+        "_queued",
+        "_refresh",
+        "_replayed",
+        "_retries",
+        "_session",
+        "_state",
+        "_target",
+    )
+
+    def __init__(
+        self, front: Front, session: "Session", outgoing: Outgoing, target: Target
+    ) -> None:
+        super().__init__()
+        self._front = front
+        self._session: Session | None = session  # None: it wants no more
+        self._target = target
+        self._outgoing = outgoing._replace(headers=[])
+        self._head = _fixed_head(outgoing, target)
+        self._state = State.CONNECTING
+        self._asking = False
+        self._offered: list[Event] = []  # in the request that is outstanding
+        self._retries = 0
+        self._queue: list[Event] = []  # whole messages
+        self._queued = 0  # bytes of content in it and in the message that has begun
+        self._replayed = 0  # leading bytes of it that were offered before
+        self._partial: list[bytes] | None = None  # of the message that has begun
+        self._partial_type = b""
+        self._fresh = False  # the queue has something that was never offered
+        self._cut = False  # the request could not hold all of the queue
+        self._close: Event | None = None  # comes behind the queue
+        self._close_due = False
+        self._refresh = False
+        self._paused = False  # the client is not read
+        self._interval = 0  # seconds between requests with nothing to say; 0: none
+        self._meta: dict[bytes, tuple[bytes, bytes]] | None = None  # by lower-case name
+
+    # What the session calls.
+
+    def begin(self) -> None:
+        self._ask([_OPEN])
+
+    def send(self, message: Frame) -> None:
+        opcode, payload, fin = message
+        if self._state not in (State.OPEN, State.ANSWERED):
+            return
+        if fin and opcode != CONT:
+            self._add(Event(_TYPES[opcode], payload))
+            return
+        if opcode != CONT:
+            self._partial = []
+            self._partial_type = _TYPES[opcode]
+        if self._partial is None:
+            return  # of a message that was too large
+        self._partial.append(payload)
+        self._queued += len(payload)
+        if fin:
+            content = b"".join(self._partial)
+            self._discard_partial()
+            self._add(Event(self._partial_type, content))
+        elif self._queued >= self._front.limits.ws_queue_bytes:
+            if self._queue:
+                self._pause()
+            else:
+                self._refuse_message()
+
+    def flush(self) -> None:
+        if self._fresh and not self._asking:
+            self._go_on()
+
+    def close(self, code: int | None, reason: bytes) -> None:
+        if self._state in (State.LOST, State.ENDED):
+            return
+        self._discard_partial()
+        self._close = Event(b"CLOSE", close_payload(code, reason))
+        if self._state is State.ANSWERED:
+            self._session = None
+        self._state = State.CLOSING
+        self._close_due = True
+        if not self._asking:
+            self._go_on()
+
+    def detach(self) -> None:
+        self._session = None
+        if self._state is not State.CLOSING:
+            self.close(None, b"")
+        elif not self._asking:
+            self._end()  # it had the client's close, and would have been asked again
+
+    def lost(self) -> None:
+        """A DISCONNECT says so to the backend, unless it knows of the end already."""
+        self._session = None
+        self._discard_partial()
+        self._queue = []
+        self._close = None
+        if self._front.stopping or (self._state is State.CONNECTING and not self._asking):
+            self._end()
+        elif self._state is not State.ENDED:
+            self._state = State.LOST
+            if not self._asking:
+                self._go_on()
+
+    def pause(self) -> None:
+        """Nothing: what the client has left unread is looked at before the next request."""
+
+    def resume(self) -> None:
+        self.flush()
+
+    def refresh(self) -> None:
+        if self._state is State.OPEN:
+            self._refresh = True
+            if not self._asking:
+                self._go_on()
+
+    # The timer: of a retry while a request is outstanding, else of the keep-alive.
+
+    def expired(self, now: float) -> None:
+        if self._asking:
+            self._send()
+        elif self._state is State.CONNECTING:
+            self._ask([_OPEN])
+        else:
+            self._ask(self._next_events())
+
+    # Requests.
+
+    def _go_on(self) -> None:
+        """No request is outstanding: send the next, or wait."""
+        state = self._state
+        if state is State.LOST:
+            self._ask([_DISCONNECT])
+        elif self._close_due or self._refresh or (self._fresh and self._has_room()):
+            self._ask(self._next_events())
+        elif self._interval and state is not State.ANSWERED:
+            self._front.deadlines.set(self, self._front.loop.time() + self._interval)
+
+    def _has_room(self) -> bool:
+        """Whether the client can take what the backend may say."""
+        session = self._session
+        return session is None or session.unread < self._front.limits.ws_queue_bytes
+
+    def _next_events(self) -> list[Event]:
+        events = self._queue[:1] if self._target.one_event else self._queue.copy()
+        self._fresh = self._cut = len(events) < len(self._queue)
+        if self._close is not None and not (self._fresh or (self._target.one_event and events)):
+            events.append(self._close)
+            self._close_due = False
+        return events
+
+    def _ask(self, events: list[Event]) -> None:
+        self._front.deadlines.clear(self)
+        self._asking = True
+        self._refresh = False
+        self._offered = events
+        self._send()
+
+    def _send(self) -> None:
+        """Send the request, maybe again, with a token of this moment."""
+        outgoing, events = self._outgoing, self._offered
+        body = encode(events)
+        lines = [self._head]
+        lines += [b"%b: %b\r\n" % field for field in outgoing.transform.signature(outgoing.sender)]
+        if self._replayed and self._state is not State.LOST:
+            replayed = min(self._replayed, content_size(events))
+            lines.append(b"Content-Bytes-Replayed: %d\r\n" % replayed)
+        if self._meta:
+            lines += [b"Meta-%b: %b\r\n" % field for field in self._meta.values()]
+        lines.append(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        fetch = Fetch(
+            self._front.pool, self, self._target, outgoing.tls_name(self._target), b"".join(lines)
+        )
+        fetch.start()
+
+    def _again(self) -> bool:
+        """Send it once more, later; False: it was sent often enough."""
+        if self._retries >= RETRIES_MAX:
+            return False
+        delay = 2**self._retries + self._front.random.random()
+        self._retries += 1
+        self._front.deadlines.set(self, self._front.loop.time() + delay)
+        return True
+
+    # What the fetch calls.
+
+    def on_head(self, head: ResponseHead) -> int:
+        return RESPONSE_MAX if _has_events(head) else KEPT_MAX
+
+    def on_fetched(self, head: ResponseHead, body: bytes, complete: bool) -> None:
+        session = self._session
+        if not _has_events(head):
+            if self._state is State.CONNECTING and session is not None:
+                self._end()
+                session.on_backend_refused(head.code, head.reason, head.headers, body)
+            else:
+                self._abort(f"answered {head.code} without events")
+            return
+        try:
+            if not complete:
+                raise EventsError("response too large")
+            events = decode(body)
+            self._read_fields(head.headers)
+            if self._offered == [_OPEN]:
+                self._on_answer_to_open(head, events)
+            else:
+                self._on_answer(head, events)
+        except EventsError as error:
+            self._abort(str(error))
+
+    def on_unfetched(self, error: BackendError, sent: bool) -> None:
+        session = self._session
+        if self._offered == [_OPEN]:
+            self._end()
+            if session is None:
+                return
+            if isinstance(error, ConnectError | BlockedError):
+                session.on_backend_unreachable(error)
+            else:
+                session.on_backend_failed(error)
+        elif isinstance(error, BlockedError) or (sent and not isinstance(error, ConnectError)):
+            self._abort(str(error))
+        elif not self._again():
+            self._abort(f"sent {RETRIES_MAX + 1} times: {error}")
+
+    # Responses.
+
+    def _on_answer_to_open(self, head: ResponseHead, events: list[Event]) -> None:
+        """Raises EventsError."""
+        session = self._session
+        accepts = bool(events) and events[0].type == b"OPEN"
+        if session is None:
+            self._settled(accepts)
+        elif accepts:
+            self._state = State.OPEN
+            session.on_backend_accepted(head.headers)
+            self._take(events[1:], _Settled.SOMETHING)
+        elif events or not self._interval:
+            raise EventsError("no OPEN")
+        else:
+            self._asking = False
+            self._go_on()
+
+    def _on_answer(self, head: ResponseHead, events: list[Event]) -> None:
+        """Raises EventsError."""
+        if self._state is State.LOST:
+            kinds = {event.type for event in events}
+            closed = self._offers_close() and (b"CLOSE" in kinds or not self._interval)
+            knows = closed or b"DISCONNECT" in kinds or self._offered == [_DISCONNECT]
+            self._settled(not knows)
+            return
+        settled = self._settle(_number(head.headers, b"content-bytes-accepted"))
+        self._take(events, settled)
+
+    def _settle(self, accepted: int | None) -> "_Settled":
+        """Take from the queue what the backend has accepted (None: all that it was offered).
+
+        Raises EventsError.
+        """
+        offered, closes = self._offered, self._offers_close()
+        messages = offered[:-1] if closes else offered
+        size, whole = content_size(messages), content_size(offered)
+        if accepted is None or accepted == whole:
+            left: list[Event] = []
+        elif accepted > whole:
+            raise EventsError("more content accepted than offered")
+        elif accepted >= size:
+            raise EventsError("all accepted but the close")
+        else:
+            if not accepted and (self._cut or (self._paused and not self._fresh)):
+                raise EventsError("nothing accepted, and there is no room for more")
+            left = accept(messages, accepted)
+            self._close_due = self._close is not None
+            closes = False
+        self._queue[: len(messages)] = left
+        self._replayed = content_size(left)
+        self._queued -= size - self._replayed
+        if self._paused:
+            self._resume()
+        if closes:
+            return _Settled.CLOSED
+        return _Settled.NOTHING if left and not accepted else _Settled.SOMETHING
+
+    def _take(self, events: Sequence[Event], settled: "_Settled") -> None:
+        """Hand over what the backend says, and go on. Raises EventsError."""
+        answered = False
+        for kind, content in events:
+            session = self._session
+            if session is None:
+                break
+            opcode = _OPCODES.get(kind)
+            if opcode is not None:
+                if opcode < PING or len(content) <= PING_MAX:
+                    session.on_backend_frame(Frame(opcode, content))
+            elif kind == b"CLOSE":
+                answered = True
+                if self._state is State.OPEN:
+                    self._state = State.ANSWERED
+                session.on_backend_close(*parse_close(content))
+                break
+            elif kind == b"DISCONNECT":
+                self._end()
+                session.on_backend_lost()
+                return
+            else:
+                raise EventsError("OPEN again")
+        if self._state in (State.LOST, State.ENDED):
+            self._settled(self._state is State.LOST)
+            return
+        if self._state is State.CLOSING and answered:
+            self._session = None
+        if settled is _Settled.NOTHING and self._close_due:
+            # Nobody else would have the close sent again.
+            self._offered = self._next_events()
+            if not self._again():
+                self._abort("it does not accept the messages before the close")
+            return
+        self._retries = 0
+        self._asking = False
+        if settled is not _Settled.CLOSED:
+            self._go_on()
+        elif self._session is None:
+            self._end()
+        elif self._interval:
+            self._front.deadlines.set(self, self._front.loop.time() + self._interval)
+        else:
+            self._abort("the close was not answered")
+
+    def _settled(self, tells: bool) -> None:
+        """The client is lost, and the request that was outstanding is over."""
+        if tells:
+            self._asking = False
+            self._go_on()
+        else:
+            self._end()
+
+    def _abort(self, reason: str) -> None:
+        """The backend is of no more use."""
+        connecting, session = self._state is State.CONNECTING, self._session
+        self._end()
+        if session is None:
+            log.debug("target %s: %s", self._target.name, reason)
+        elif connecting:
+            session.on_backend_failed(ResponseError(reason))
+        else:
+            log.info("target %s: %s", self._target.name, reason)
+            session.on_backend_lost()
+
+    def _end(self) -> None:
+        self._state = State.ENDED
+        self._session = None
+        self._asking = False
+        self._front.deadlines.clear(self)
+
+    # The queue.
+
+    def _add(self, event: Event) -> None:
+        size = len(event.content)
+        if size > self._front.limits.ws_queue_bytes:
+            self._refuse_message()
+            return
+        self._queue.append(event)
+        self._queued += size
+        self._fresh = True
+        if self._queued >= self._front.limits.ws_queue_bytes:
+            self._pause()
+
+    def _pause(self) -> None:
+        if not self._paused and self._session is not None:
+            self._paused = True
+            self._session.on_backend_blocked()
+
+    def _resume(self) -> None:
+        if self._queued < self._front.limits.ws_queue_bytes:
+            self._paused = False
+            if self._session is not None:
+                self._session.on_backend_ready()
+        elif not self._queue:
+            self._refuse_message()  # it fills all the room that there is, and has not ended
+
+    def _refuse_message(self) -> None:
+        self._discard_partial()
+        if self._session is not None:
+            self._session.on_message_too_large()
+
+    def _discard_partial(self) -> None:
+        self._queued -= sum(map(len, self._partial or ()))
+        self._partial = None
+
+    def _offers_close(self) -> bool:
+        return bool(self._offered) and self._offered[-1].type == b"CLOSE"
+
+    def _read_fields(self, headers: Headers) -> None:
+        for name, value in headers:
+            key = name.lower()
+            if key == b"keep-alive-interval":
+                seconds = _integer(value)
+                self._interval = max(seconds, KEEP_ALIVE_MIN) if seconds and seconds > 0 else 0
+            elif key.startswith(_SET_META):
+                meta = self._meta or {}
+                short = key[len(_SET_META) :]
+                if value:
+                    meta[short] = name[len(_SET_META) :], value
+                else:
+                    meta.pop(short, None)
+                self._meta = meta or None
+
+
+def _fixed_head(outgoing: Outgoing, target: Target) -> bytes:
+    """What the head of every request of a session begins with."""
+    fields = outgoing.transform.handshake(outgoing.headers, outgoing.sender, outgoing.scheme)
+    lines = [
+        b"POST %b HTTP/1.1\r\nHost: %b\r\n"
+        % (rewrite(outgoing.route, outgoing.target), outgoing.authority(target))
+    ]
+    lines += [b"%b: %b\r\n" % field for field in fields if not _is_replaced(field[0].lower())]
+    lines.append(
+        b"Accept: %b\r\nConnection-Id: %b\r\nContent-Type: %b\r\n"
+        % (EVENTS_TYPE, str(uuid.uuid4()).encode(), EVENTS_TYPE)
+    )
+    return b"".join(lines)
+
+
+def _is_replaced(name: bytes) -> bool:
+    return name in _REPLACED or name.startswith(b"meta-")
+
+
+def _has_events(head: ResponseHead) -> bool:
+    return head.code == 200 and header(head.headers, b"content-type") == EVENTS_TYPE
+
+
+def _number(headers: Headers, name: bytes) -> int | None:
+    value = header(headers, name)
+    return None if value is None else _integer(value)
+
+
+def _integer(value: bytes) -> int | None:
+    return int(value) if _DIGITS.fullmatch(value) else None

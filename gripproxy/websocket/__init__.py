@@ -1,0 +1,1 @@
+"""WebSocket frames and handshakes: bytes to values and back. Nothing here does I/O."""
