@@ -15,7 +15,6 @@ NOT_YET: Mapping[tuple[str, str], object] = {
     ("global", "stats_connection_ttl"): 120,
     ("global", "stats_connection_send"): True,
     ("proxy", "workers"): 1,
-    ("proxy", "sockjs_url"): "",
     ("proxy", "prometheus_port"): None,
     ("proxy", "prometheus_prefix"): "",
     ("handler", "stats_spec"): "",

@@ -29,7 +29,7 @@ _TARGET_PROPS = frozenset((
 ))
 # fmt: on
 # Properties of features that this version does not have.
-_NOT_YET = ("session", "sockjs", "sockjs_as_path")
+_NOT_YET = ("session",)
 _ADDRESS = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*)):(.*)", re.DOTALL)
 _PORT = re.compile("[0-9]{1,5}")
 _NUMBER = re.compile("[0-9]{1,9}")

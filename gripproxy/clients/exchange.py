@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gripproxy.backend.request import KEPT_MAX, BackendRequest, Outgoing, RequestBody
+from gripproxy.clients import sockjs
 from gripproxy.clients.crossorigin import jsonp_request
 from gripproxy.clients.front import Front, Pause
 from gripproxy.clients.hold import ResponseHold, StreamHold, Subscriptions
@@ -96,6 +97,8 @@ class Exchange:
             outgoing = self._outgoing = route_request(front, self._client, request)
         except HttpError as error:
             self._answer_error(error.status, str(error))
+            return
+        if sockjs.take(front, self._client, request, outgoing):
             return
         if outgoing.route.cross_origin or front.cross_origin:
             if not self._cross_origin(outgoing):

@@ -86,7 +86,7 @@ class Downstream(Protocol):
     def publish_message(self, message: WsMessage) -> None:
         """Send one message that was not relayed."""
 
-    def close(self, code: int, reason: bytes) -> None:
+    def close(self, code: int | None, reason: bytes) -> None:
         """Begin the closing handshake, or answer the client's; nothing is sent after that."""
 
     def finish(self) -> None:
@@ -289,7 +289,6 @@ class Session:
 
     def on_backend_close(self, code: int | None, reason: bytes) -> None:
         """The backend closes, or answers the client's close."""
-        code = NORMAL if code is None else code
         if self._state is _CLIENT_CLOSED:
             self._end()
             self._down.close(code, reason)
@@ -376,7 +375,8 @@ class Session:
         if self._up is not None:
             self._up.lost()
             self._up = None
-        self._begin_closing(TRY_AGAIN_LATER, b"too slow")
+            self._down.resume()
+        self._close_client(TRY_AGAIN_LATER, b"too slow")
 
     # Published messages.
 
@@ -404,11 +404,14 @@ class Session:
                 if self._up is not None:
                     self._up.refresh()
             elif message.action is Action.CLOSE:
-                self._close(NORMAL if message.code is None else message.code, message.reason)
+                self._close(message.code, message.reason)
 
-    def _close(self, code: int, reason: bytes) -> None:
+    def _close(self, code: int | None, reason: bytes) -> None:
         """Close both ends, on the publisher's or the proxy's account."""
         self._detach()
+        self._close_client(code, reason)
+
+    def _close_client(self, code: int | None, reason: bytes) -> None:
         if self._state is _CLIENT_CLOSED:  # the backend's answer is not needed any more
             self._end()
             self._down.close(code, reason)
@@ -534,7 +537,7 @@ class Session:
             return OverHttp(self._front, self, self._outgoing, target)
         return Relay(self._front, self, self._outgoing, target)
 
-    def _begin_closing(self, code: int, reason: bytes) -> None:
+    def _begin_closing(self, code: int | None, reason: bytes) -> None:
         self._stop()
         self._state = _CLOSING
         self._down.close(code, reason)

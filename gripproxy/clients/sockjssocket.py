@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from gripproxy.backend.request import Outgoing
 from gripproxy.clients.front import Front
-from gripproxy.clients.session import NORMAL, Session
+from gripproxy.clients.session import Session
 from gripproxy.deadlines import Alarm
 from gripproxy.errors import HttpError, WebSocketError
 from gripproxy.grip import sockjs
@@ -203,7 +203,7 @@ class SockJsSocket:
 
     def close(self, code: int | None, reason: bytes) -> None:
         self._stop()
-        self._socket.close(NORMAL if code is None else code, reason)
+        self._socket.close(code, reason)
 
     def finish(self) -> None:
         self._stop()

@@ -6,7 +6,8 @@ from gripproxy.backend.request import Outgoing
 from gripproxy.clients.front import Front, Pause
 from gripproxy.clients.response import ResponseWriter
 from gripproxy.clients.routing import route_request
-from gripproxy.clients.session import Session
+from gripproxy.clients.session import NORMAL, Session
+from gripproxy.clients.sockjssocket import SockJsSocket, open_session
 from gripproxy.errors import HttpError, WebSocketError
 from gripproxy.grip.item import WsMessage
 from gripproxy.http1.head import Headers, RequestHead
@@ -60,7 +61,7 @@ class ClientSocket:
         self._client = client
         self._request: RequestHead | None = request  # None: accepted
         self._outgoing: Outgoing | None = None
-        self._session: Session | None = None
+        self._session: Session | SockJsSocket | None = None
         self._receiver = Receiver(masked=True, check_text=True)
         self._extension = b""  # the agreed permessage-deflate
         self._bits = 0  # of the window that messages to the client are compressed for; 0: not
@@ -86,8 +87,12 @@ class ClientSocket:
         except HttpError as error:
             self._answer(error.status, f"{error}\n".encode())
             return
-        self._session = Session(front, outgoing, self)
-        self._session.begin()
+        try:
+            session = self._session = open_session(front, outgoing, self)
+        except HttpError as error:
+            self._answer(error.status, f"{error}\n".encode(), _TEXT)
+            return
+        session.begin()
 
     def _agree_on_compression(self, headers: Headers) -> None:
         values = [value for name, value in headers if name.lower() == b"sec-websocket-extensions"]
@@ -213,13 +218,13 @@ class ClientSocket:
         """Send one message that was not relayed."""
         self._queue(message_frame(message, self._bits), 1)
 
-    def close(self, code: int, reason: bytes) -> None:
+    def close(self, code: int | None, reason: bytes) -> None:
         """Send a close frame; the client has so long to answer it."""
         if self.closed:
             return
         # A reason that is not UTF-8 would fail the connection at the client (RFC 6455 §8.1).
         reason = reason.decode("utf-8", "replace").encode()
-        self._client.write(frame(CLOSE, close_payload(sendable_code(code), reason)))
+        self._client.write(frame(CLOSE, close_payload(sendable_code(code or NORMAL), reason)))
         self.closed = True
         self._forget_waiting()
         self._client.abort_within(self._front.limits.ws_close_timeout)

@@ -260,8 +260,7 @@ class OverHttp(Timed):
         body = encode(events)
         lines = [self._head]
         lines += [b"%b: %b\r\n" % field for field in outgoing.transform.signature(outgoing.sender)]
-        if self._replayed and self._state is not State.LOST:
-            replayed = min(self._replayed, content_size(events))
+        if self._replayed and (replayed := min(self._replayed, content_size(events))):
             lines.append(b"Content-Bytes-Replayed: %d\r\n" % replayed)
         if self._meta:
             lines += [b"Meta-%b: %b\r\n" % field for field in self._meta.values()]
@@ -343,7 +342,12 @@ class OverHttp(Timed):
         """Raises EventsError."""
         if self._state is State.LOST:
             kinds = {event.type for event in events}
-            closed = self._offers_close() and (b"CLOSE" in kinds or not self._interval)
+            accepted = _number(head.headers, b"content-bytes-accepted")
+            closed = (
+                self._offers_close()
+                and (accepted is None or accepted == content_size(self._offered))
+                and (b"CLOSE" in kinds or not self._interval)
+            )
             knows = closed or b"DISCONNECT" in kinds or self._offered == [_DISCONNECT]
             self._settled(not knows)
             return
