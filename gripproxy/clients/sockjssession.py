@@ -194,19 +194,19 @@ class SockJsSession:
 
     def accept(self, fields: Headers, grip: bytes | None) -> None:
         """Open the session; the client sees nothing of the fields."""
+        assert self._receiver is not None
         self._state = State.OPEN
-        if self._receiver is not None:
-            self._receiver.log(self._session.target.name, "code=101 0")
+        self._receiver.log(self._session.target.name, "code=101 0")
         self._deliver(sockjs.OPEN)
         self._pump()
 
     def refuse(self, code: int, reason: bytes, fields: Headers, body: bytes) -> None:
         """Answer the opener with something else."""
         receiver, self._receiver = self._receiver, None
+        assert receiver is not None
         self._end()
-        if receiver is not None:
-            receiver.log(self._session.target.name, f"code={code} {len(body)}")
-            receiver.refuse(code, reason, fields, body)
+        receiver.log(self._session.target.name, f"code={code} {len(body)}")
+        receiver.refuse(code, reason, fields, body)
 
     def send(self, message: Frame) -> None:
         """Queue a message of the backend, once it is whole."""

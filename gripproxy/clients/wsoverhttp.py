@@ -286,6 +286,8 @@ class OverHttp(Timed):
 
     def on_fetched(self, head: ResponseHead, body: bytes, complete: bool) -> None:
         session = self._session
+        if self._state is State.ENDED:
+            return
         if not _has_events(head):
             if self._state is State.CONNECTING and session is not None:
                 self._end()
@@ -307,6 +309,8 @@ class OverHttp(Timed):
 
     def on_unfetched(self, error: BackendError, sent: bool) -> None:
         session = self._session
+        if self._state is State.ENDED:
+            return
         if self._offered == [_OPEN]:
             self._end()
             if session is None:

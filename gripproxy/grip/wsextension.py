@@ -6,6 +6,7 @@ begins with the agreed prefix goes to the client without it, and other messages 
 
 from collections.abc import Iterable
 from enum import Enum
+from functools import lru_cache
 
 from gripproxy.grip import params
 from gripproxy.websocket.frames import CONT, TEXT, Frame
@@ -22,17 +23,18 @@ def message_prefix(values: Iterable[bytes]) -> bytes | None:
 
     None: the backend did not accept `grip`, or not in a readable way.
     """
-    grip = _grip(values)
+    grip = _grip(tuple(values))
     return None if grip is None else grip[1]
 
 
 def grip_extension(values: Iterable[bytes]) -> bytes | None:
     """The element of Sec-WebSocket-Extensions with which a backend accepted `grip`, or None."""
-    grip = _grip(values)
+    grip = _grip(tuple(values))
     return None if grip is None else grip[0]
 
 
-def _grip(values: Iterable[bytes]) -> tuple[bytes, bytes] | None:
+@lru_cache(maxsize=256)  # a backend says the same each time
+def _grip(values: tuple[bytes, ...]) -> tuple[bytes, bytes] | None:
     """The first element for `grip`, and the prefix that it sets; None: it is absent or broken."""
     for piece in params.split_list(values):
         if piece.partition(b";")[0].strip() != b"grip":
