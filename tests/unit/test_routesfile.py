@@ -312,8 +312,8 @@ def test_our_own_file_sends_everything_to_the_test_handler() -> None:
 def test_the_examples_in_our_own_file_are_right() -> None:
     lines = OWN_ROUTES.read_text().splitlines()
     examples = [line[4:] for line in lines if line.startswith("#   ") and " localhost" in line]
-    assert len(examples) == 4
-    assert len(table("\n".join(examples)).routes) == 4
+    assert len(examples) == 6
+    assert len(table("\n".join(examples)).routes) == 6
 
 
 WORDS = st.sampled_from(
