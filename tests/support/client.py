@@ -305,7 +305,9 @@ async def connect(
         if unix is not None:
             reader, writer = await asyncio.open_unix_connection(unix, limit=limit)
         else:
-            sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+            # asyncio sends small writes at once only on sockets that say that they are TCP.
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             if receive_buffer is not None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             sock.setblocking(False)
