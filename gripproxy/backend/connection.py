@@ -13,9 +13,7 @@ from typing import Protocol, cast
 from gripproxy.deadlines import Timed
 from gripproxy.errors import BackendError, HttpError, ResponseError, ResponseTimeout
 from gripproxy.http1.body import BodyReader, body_reader
-from gripproxy.http1.head import ResponseHead, has_bare_lf, parse_response
-
-_HEAD_END = b"\r\n\r\n"
+from gripproxy.http1.head import ResponseHead, take_response
 
 
 class Receiver(Protocol):
@@ -201,10 +199,12 @@ class BackendConnection(asyncio.Protocol, Timed):
             data = self._buffer + data
             self._buffer = b""
         try:
-            head, data = self._parse_head(data)
+            head, data = take_response(data, self._owner.head_max, self._owner.headers_max)
             if head is None:
                 self._buffer = data
                 return
+            if head.code == 101:
+                raise HttpError("switched protocols unasked", 502)
             length = head.length
             if self._head_only or head.code == 204 or head.code == 304:
                 length = 0
@@ -220,24 +220,6 @@ class BackendConnection(asyncio.Protocol, Timed):
             return
         self._after(reader)
         receiver.on_response(head, content, reader.finished)
-
-    def _parse_head(self, data: bytes) -> tuple[ResponseHead | None, bytes]:
-        """The final response's head, if all of it has come, and what follows it."""
-        while True:
-            end = data.find(_HEAD_END) + 4
-            if (end if end > 3 else len(data)) > self._owner.head_max:
-                raise HttpError("response header too large", 502)
-            if end < 4:
-                if has_bare_lf(data):
-                    raise HttpError("line ends without CR", 502)
-                return None, data
-            head = parse_response(data[:end], self._owner.headers_max)
-            data = data[end:]
-            if head.code >= 200:
-                return head, data
-            if head.code == 101:
-                raise HttpError("switched protocols unasked", 502)
-            # Another interim response (RFC 9110 §15.2) is of no use to the client.
 
     def _after(self, reader: BodyReader) -> None:
         if reader.finished:

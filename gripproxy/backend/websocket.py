@@ -9,7 +9,7 @@ from typing import Protocol, cast
 
 from gripproxy.errors import BackendError, HttpError, ResponseError, WebSocketError
 from gripproxy.http1.body import BodyReader, body_reader
-from gripproxy.http1.head import ResponseHead, has_bare_lf, header, parse_response
+from gripproxy.http1.head import ResponseHead, header, take_response
 from gripproxy.websocket.deflate import Deflater, Inflater, accepted, compress
 from gripproxy.websocket.frames import CLOSE, CONT, Frame, close_payload, masked_frame, parse_close
 from gripproxy.websocket.handshake import accept_key
@@ -17,7 +17,6 @@ from gripproxy.websocket.receiver import Receiver
 
 log = logging.getLogger("gripproxy.backend")
 
-_HEAD_END = b"\r\n\r\n"
 _FIRST_CONTROL = 8
 
 
@@ -178,7 +177,7 @@ class BackendSocket(asyncio.Protocol):
             return
         if self._receiver is not None:
             peer.on_lost()
-        elif self._reader is not None and self._reader.closes() and self._head is not None:
+        elif self._head is not None and exc is None and self._reader_closes():
             peer.on_refused(self._head, self._body)
         else:
             reason = "connection closed by the backend" if exc is None else str(exc)
@@ -215,11 +214,11 @@ class BackendSocket(asyncio.Protocol):
     # The handshake.
 
     def _take_head(self, data: bytes) -> None:
-        data = self._buffer + data
+        limits = self._limits
         try:
-            head, rest = self._parse_head(data)
+            head, rest = take_response(self._buffer + data, limits.head_max, limits.headers_max)
             if head is None:
-                self._buffer = data
+                self._buffer = rest
                 return
             if head.code == 101:
                 self._switch(head, rest)
@@ -228,25 +227,11 @@ class BackendSocket(asyncio.Protocol):
                 length = 0 if head.code in (204, 304) else head.length
                 self._reader = body_reader(length)
                 self._take_body(head, rest)
-        except HttpError as error:
-            self._fail(str(error))
-        except WebSocketError as error:
+        except (HttpError, WebSocketError) as error:
             self._fail(str(error))
 
-    def _parse_head(self, data: bytes) -> tuple[ResponseHead | None, bytes]:
-        """The final response's head, if all of it has come, and what follows it."""
-        while True:
-            end = data.find(_HEAD_END) + 4
-            if (end if end > 3 else len(data)) > self._limits.head_max:
-                raise HttpError("response header too large", 502)
-            if end < 4:
-                if has_bare_lf(data):
-                    raise HttpError("line ends without CR", 502)
-                return None, data
-            head = parse_response(data[:end], self._limits.headers_max)
-            data = data[end:]
-            if head.code >= 200 or head.code == 101:
-                return head, data
+    def _reader_closes(self) -> bool:
+        return self._reader is not None and self._reader.closes()
 
     def _switch(self, head: ResponseHead, rest: bytes) -> None:
         """Raises WebSocketError when the backend answers something else than it was asked."""

@@ -14,6 +14,8 @@ from gripproxy.errors import HttpError
 
 Headers = list[tuple[bytes, bytes]]
 
+_HEAD_END = b"\r\n\r\n"
+
 # A body's length where it is not a number of bytes.
 CHUNKED = -1
 UNTIL_CLOSE = -2
@@ -177,6 +179,28 @@ def parse_response(head: bytes, max_headers: int) -> ResponseHead:
             keeps = keeps or b"keep-alive" in options
     keep_alive = not closes and (http11 or keeps)
     return ResponseHead(int(code), reason or b"", headers, length, keep_alive)
+
+
+def take_response(
+    data: bytes, max_size: int, max_headers: int
+) -> tuple[ResponseHead | None, bytes]:
+    """The response that `data` begins with, and what follows its head; None: more has to come.
+
+    Interim responses (RFC 9110 §15.2) are passed over, since they are of no use to a client; 101 is
+    none of them. Raises HttpError (502) for what is not a response, or has a head over `max_size`.
+    """
+    while True:
+        end = data.find(_HEAD_END) + 4
+        if (end if end > 3 else len(data)) > max_size:
+            raise HttpError("response header too large", 502)
+        if end < 4:
+            if has_bare_lf(data):
+                raise HttpError("line ends without CR", 502)
+            return None, data
+        head = parse_response(data[:end], max_headers)
+        data = data[end:]
+        if head.code >= 200 or head.code == 101:
+            return head, data
 
 
 def _parse_fields(block: bytes, max_headers: int, status: int) -> Headers:

@@ -17,6 +17,7 @@ from gripproxy.http1.head import (
     header,
     parse_request,
     parse_response,
+    take_response,
 )
 
 MAX = 64
@@ -751,6 +752,47 @@ def test_no_body_of_two_framings_is_accepted_whatever_the_tokeniser_lets_through
 
 
 # -- looking up ----------------------------------------------------------------------------------
+
+
+EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n"
+FINAL = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+
+
+@pytest.mark.parametrize("before", [b"", EARLY, EARLY + EARLY])
+@pytest.mark.parametrize("after", [b"", b"ok", b"\r\n\r\n"])
+def test_interim_responses_are_passed_over(before: bytes, after: bytes) -> None:
+    head, rest = take_response(before + FINAL + after, 64, 8)
+    assert head is not None
+    assert (head.code, head.length, rest) == (200, 2, after)
+
+
+def test_a_response_that_switches_protocols_is_final() -> None:
+    head, rest = take_response(EARLY + b"HTTP/1.1 101 S\r\n\r\n\x81", 64, 8)
+    assert head is not None
+    assert (head.code, rest) == (101, b"\x81")
+
+
+@pytest.mark.parametrize("part", [b"", b"H", FINAL[:-1], EARLY, EARLY + b"HTTP/1.1 200 OK\r\n"])
+def test_a_response_that_has_not_come_is_awaited(part: bytes) -> None:
+    head, rest = take_response(part, 64, 8)
+    assert head is None
+    assert part.removeprefix(EARLY) == rest
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (FINAL[:-2] + b"A: " + b"x" * 64, "too large"),
+        (FINAL[:-2] + b"A: " + b"x" * 64 + b"\r\n\r\n", "too large"),
+        (b"HTTP/1.1 200 OK\nA: b", "without CR"),
+        (EARLY + b"HTTP/1.1 200 OK\n", "without CR"),
+        (b"HTP/1.1 200 OK\r\n\r\n", "status line"),
+    ],
+)
+def test_what_is_not_a_response_is_not_awaited(data: bytes, reason: str) -> None:
+    with pytest.raises(HttpError, match=reason) as caught:
+        take_response(data, 64, 8)
+    assert caught.value.status == 502
 
 
 def test_the_first_field_of_a_name_in_any_case_is_found() -> None:
