@@ -10,10 +10,13 @@ BACKEND_PORT ?= 8000
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test lint conformance bench clean help
+.PHONY: run chat test lint conformance bench clean help
 
 run: $(VENV)/.for-run  ## start the quickstart: PORT=7999 and BACKEND_PORT=8000 can be set
 	@$(bin)/python -m examples.quickstart --port $(PORT) --backend-port $(BACKEND_PORT)
+
+chat: $(VENV)/.for-run  ## start the example of a chat: PORT and BACKEND_PORT as for run
+	@$(bin)/python -m examples.chat --port $(PORT) --backend-port $(BACKEND_PORT)
 
 test: $(VENV)/.for-test  ## run the tests: ARGS="-k word" goes to pytest
 	$(bin)/python -m pytest $(ARGS)
@@ -24,7 +27,7 @@ lint: $(VENV)/.for-lint  ## check style and types
 	$(bin)/mypy
 
 conformance: $(VENV)/.for-test  ## run the tests of shared behaviour against Debian's pushpin
-	GRIPPROXY_TEST_TARGET=pushpin $(bin)/python -m pytest -m shared tests/flow $(ARGS)
+	GRIPPROXY_TEST_TARGET=pushpin $(bin)/python -m pytest -m shared tests/flow tests/clients $(ARGS)
 
 bench: $(VENV)/.for-test  ## measure gripproxy, side by side with what else is installed
 	$(bin)/python -m benchmarks $(ARGS)

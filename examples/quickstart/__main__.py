@@ -3,113 +3,29 @@
 python -m examples.quickstart [--port 7999] [--backend-port 8000]
 """
 
-import argparse
-import asyncio
-import errno
-import signal
-import socket
 import sys
-from asyncio.subprocess import Process
-from pathlib import Path
 
 from aiohttp import web
 
 from examples.quickstart.backend import CHANNEL, PUBLISH_URL, Quickstart
+from examples.runner import Example, run
 
-CONFIG = Path(__file__).with_name("gripproxy.conf")
 CURL = (
     f'curl -d \'{{"items":[{{"channel":"{CHANNEL}",'
     '"http-stream":{"content":"data: hello\\n\\n"},"http-response":{"body":"hello\\n"}}]}\''
 )
 
 
-def main() -> int:
-    """Returns the exit status: 0 after Ctrl-C or SIGTERM, 1 when a part did not start or ended."""
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.quickstart", description="Run the quickstart until Ctrl-C."
+def make_app(publish_url: str, url: str) -> web.Application:
+    return Quickstart(publish_url, url).app()
+
+
+def hint(publish_url: str, url: str) -> str:
+    return (
+        f"Open {url} and send a message. Or publish from another terminal:\n\n"
+        f"  {CURL} {publish_url}"
     )
-    parser.add_argument("--port", type=int, default=7999, help="where gripproxy listens")
-    parser.add_argument("--backend-port", type=int, default=8000, help="where the backend listens")
-    parser.add_argument("--config", type=Path, default=CONFIG, help="gripproxy's configuration")
-    parser.add_argument("--publish-url", default=PUBLISH_URL, help="where the backend publishes")
-    options = parser.parse_args()
-    if options.port == options.backend_port:
-        print("PORT and BACKEND_PORT must differ.", file=sys.stderr)
-        return 1
-    for port, other in ((options.port, "PORT=8080"), (options.backend_port, "BACKEND_PORT=8001")):
-        if _taken(port):
-            print(
-                f"Port {port} is in use. Stop what listens there, or choose another, such as: "
-                f"make run {other}",
-                file=sys.stderr,
-            )
-            return 1
-    return asyncio.run(_run(options))
-
-
-def _taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as e:
-            return e.errno == errno.EADDRINUSE
-    return False
-
-
-async def _run(options: argparse.Namespace) -> int:
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    url = f"http://localhost:{options.port}/"
-    app = Quickstart(options.publish_url, url).app()
-    backend = web.AppRunner(app, access_log=None, shutdown_timeout=1)
-    await backend.setup()
-    try:
-        await web.TCPSite(backend, "127.0.0.1", options.backend_port).start()
-        # A session of its own: the terminal's Ctrl-C comes here alone, and is passed on once.
-        proxy = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "gripproxy", "--config", str(options.config)),
-            *("--port", str(options.port), "--route", f"* 127.0.0.1:{options.backend_port}"),
-            start_new_session=True,
-        )
-        return await _watch(proxy, stop, url, options)
-    finally:
-        await backend.cleanup()
-
-
-async def _watch(proxy: Process, stop: asyncio.Event, url: str, options: argparse.Namespace) -> int:
-    ended = asyncio.create_task(proxy.wait())
-    stopped = asyncio.create_task(stop.wait())
-    ready = asyncio.create_task(_accepts(options.port))
-    await asyncio.wait({ended, stopped, ready}, return_when=asyncio.FIRST_COMPLETED)
-    if ready.done():
-        print(
-            f"\nOpen {url} and send a message. Or publish from another terminal:\n\n"
-            f"  {CURL} {options.publish_url}\n\nCtrl-C stops.\n",
-            flush=True,
-        )
-    await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    ready.cancel()
-    if ended.done():
-        stopped.cancel()
-        print(f"gripproxy ended by itself with status {ended.result()}", file=sys.stderr)
-        return 1
-    proxy.terminate()
-    await ended
-    return 0
-
-
-async def _accepts(port: int) -> None:
-    while True:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            await asyncio.sleep(0.05)
-        else:
-            writer.close()
-            return
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(Example("quickstart", "make run", PUBLISH_URL, make_app, hint)))

@@ -385,7 +385,7 @@ class Session:
             self._deliver_each(batch)
         else:
             self._down.publish(batch)
-            if self._rearms:
+            if self._rearms and batch.sends:
                 self._set_timer()
 
     def _deliver_each(self, batch: Batch) -> None:
@@ -448,7 +448,10 @@ class Session:
             self._close(INTERNAL_ERROR, message.encode() if debug else b"")
             return
         assert self._channels is not None
-        if len(self._channels) >= self._front.limits.subscriptions_max:
+        bound = self._front.limits.subscriptions_max
+        if len(self._channels) >= bound:
+            number = self._down.number
+            self._front.warn("connection %d has %d subscriptions already", number, bound)
             return
         if filters:
             self._front.warn("filters have no effect in this version: %s", self._url)

@@ -13,7 +13,7 @@ from typing import Protocol
 from gripproxy.backend.request import Outgoing
 from gripproxy.clients.front import Front
 from gripproxy.clients.session import Session
-from gripproxy.clients.sockjssocket import HEARTBEAT_INTERVAL, Assembler, is_data
+from gripproxy.clients.sockjssocket import HEARTBEAT_INTERVAL, Assembler, is_data, quoted
 from gripproxy.deadlines import Alarm
 from gripproxy.errors import WebSocketError
 from gripproxy.grip import sockjs
@@ -221,14 +221,15 @@ class SockJsSession:
 
     def publish(self, batch: Batch) -> None:
         """Queue what was published."""
-        for message in batch.messages:
-            self._add_published(message)
+        for string in quoted(batch).strings:
+            self._add_published(string)
         self._flush()
 
     def publish_message(self, message: WsMessage) -> None:
         """Queue one message that was not relayed."""
-        self._add_published(message)
-        self._flush()
+        if is_data(message):
+            self._add_published(sockjs.quoted(message.content))
+            self._flush()
 
     def close(self, code: int | None, reason: bytes) -> None:
         """Tell the client so, behind what it has to read."""
@@ -318,11 +319,11 @@ class SockJsSession:
         else:
             self._set_timer(HEARTBEAT_INTERVAL)
 
-    def _add_published(self, message: WsMessage) -> None:
-        if self._state is not State.OPEN or not is_data(message):
+    def _add_published(self, string: bytes) -> None:
+        if self._state is not State.OPEN:
             return
-        front, string = self._front, sockjs.quoted(message.content)
-        size, limits = len(string), front.limits
+        front, size = self._front, len(string)
+        limits = front.limits
         if (
             self._queued + size > limits.queue_bytes
             or front.queued_bytes + size > limits.queue_total_bytes

@@ -1,7 +1,8 @@
 """SockJS over a WebSocket: messages inside messages, between a client's socket and its session."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakKeyDictionary
 
 from gripproxy.backend.request import Outgoing
 from gripproxy.clients.front import Front
@@ -9,7 +10,7 @@ from gripproxy.clients.session import Session
 from gripproxy.deadlines import Alarm
 from gripproxy.errors import HttpError, WebSocketError
 from gripproxy.grip import sockjs
-from gripproxy.grip.item import Action, WsMessage, WsType
+from gripproxy.grip.item import Action, Item, WsMessage, WsType
 from gripproxy.http1.head import Headers
 from gripproxy.hub.fanout import Batch
 from gripproxy.routes import Target, normalize_path
@@ -77,6 +78,36 @@ def open_session(
     if sockjs.session_path(path) is None:
         raise HttpError("Not Found", 404)
     return SockJsSocket(front, asked, socket)
+
+
+class Quoted(NamedTuple):
+    """What a batch says to SockJS clients."""
+
+    strings: list[bytes]  # each message as JSON
+    framed: Batch  # the same for sockets, as messages of their own
+
+
+# As long as a batch is being delivered, so that it is encoded once for all.
+_quoted: WeakKeyDictionary[Batch, Quoted] = WeakKeyDictionary()
+
+
+def quoted(batch: Batch) -> Quoted:
+    """The messages of `batch` for SockJS clients."""
+    found = _quoted.get(batch)
+    if found is None:
+        strings = [sockjs.quoted(message.content) for message in batch.messages if is_data(message)]
+        items = [Item(batch.channel, ws_message=_text(string)) for string in strings]
+        found = _quoted[batch] = Quoted(strings, Batch(batch.channel, items, batch.size))
+    return found
+
+
+def is_data(message: WsMessage) -> bool:
+    """Whether it says something to a SockJS client, which knows no pings."""
+    return message.action is Action.SEND and message.type in (WsType.TEXT, WsType.BINARY)
+
+
+def _text(string: bytes) -> WsMessage:
+    return WsMessage(Action.SEND, WsType.TEXT, sockjs.messages([string]))
 
 
 class Assembler:
@@ -189,17 +220,14 @@ class SockJsSocket:
     def send(self, message: Frame) -> None:
         content = self._from_backend.feed(message)
         if content is not None:
-            self._socket.send(Frame(TEXT, _wrapped(content)))
+            self._socket.send(Frame(TEXT, sockjs.messages([sockjs.quoted(content)])))
 
     def publish(self, batch: Batch) -> None:
-        for message in batch.messages:
-            self.publish_message(message)
+        self._socket.publish(quoted(batch).framed)
 
     def publish_message(self, message: WsMessage) -> None:
         if is_data(message):
-            self._socket.publish_message(
-                message._replace(type=WsType.TEXT, content=_wrapped(message.content))
-            )
+            self._socket.publish_message(_text(sockjs.quoted(message.content)))
 
     def close(self, code: int | None, reason: bytes) -> None:
         self._stop()
@@ -242,12 +270,3 @@ class SockJsSocket:
 
     def _on_too_large(self) -> None:
         self._session.on_overflow(1)
-
-
-def is_data(message: WsMessage) -> bool:
-    """Whether it says something to a SockJS client, which knows no pings."""
-    return message.action is Action.SEND and message.type in (WsType.TEXT, WsType.BINARY)
-
-
-def _wrapped(content: bytes) -> bytes:
-    return sockjs.messages([sockjs.quoted(content)])

@@ -87,6 +87,11 @@ class Batch:
             for message in self.messages
         )
 
+    @cached_property
+    def sends(self) -> bool:
+        """Whether it has something for WebSocket clients to see."""
+        return any(message.action is _SEND for message in self.messages)
+
     def frames(self, window_bits: int = 0) -> bytes:
         """The frames of all messages, if it is the same for all.
 

@@ -171,7 +171,8 @@ async def test_a_proxy_that_cannot_start_ends_the_whole(tmp_path: Path) -> None:
         assert await running.process.wait() == 1
 
 
-def test_the_makefile_starts_it_with_its_ports() -> None:
+@pytest.mark.parametrize(("target", "example"), [("run", "quickstart"), ("chat", "chat")])
+def test_the_makefile_starts_it_with_its_ports(target: str, example: str) -> None:
     make = require("make")
-    with os.popen(f"cd {ROOT} && {make} --dry-run run PORT=1 BACKEND_PORT=2") as out:
-        assert "-m examples.quickstart --port 1 --backend-port 2" in out.read()
+    with os.popen(f"cd {ROOT} && {make} --dry-run {target} PORT=1 BACKEND_PORT=2") as out:
+        assert f"-m examples.{example} --port 1 --backend-port 2" in out.read()

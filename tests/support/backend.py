@@ -16,7 +16,6 @@
 get 404. The connection is kept unless the request or the response says `close`, or the response has
 no framing. `backend.requests` has everything received, `backend.connections` how many connections
 were accepted; `reset()` forgets handlers and requests (for a backend shared by a module's tests).
-`start_app(app)` serves an aiohttp application instead.
 """
 
 import asyncio
@@ -28,8 +27,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
-
-from aiohttp import web
 
 from tests.support.client import TIMEOUT, Fields, pairs, parse_fields
 
@@ -309,16 +306,3 @@ async def start_backend(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@contextlib.asynccontextmanager
-async def start_app(app: web.Application) -> AsyncIterator[int]:
-    """Serve an aiohttp application on 127.0.0.1; yields its port."""
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=0.1)
-    await site.start()
-    try:
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()

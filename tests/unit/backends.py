@@ -1,6 +1,7 @@
 """A pool whose connections lead to the test: it reads the requests, and says what comes back."""
 
 import asyncio
+from collections.abc import Callable
 
 from gripproxy.backend.connection import BackendConnection
 from gripproxy.backend.pool import Waiter
@@ -8,6 +9,7 @@ from gripproxy.errors import BackendError, ConnectError
 from gripproxy.http1.head import Headers, RequestHead, header, parse_request
 from gripproxy.http1.status import reason_phrase
 from gripproxy.routes import Target
+from tests.unit.transport import Transport
 
 
 class Wire(asyncio.Transport):
@@ -71,6 +73,26 @@ class Request:
         self.wire.connection.connection_lost(error)
 
 
+class Attempt:
+    """An attempt to connect a protocol by itself; the methods say what becomes of it."""
+
+    def __init__(
+        self, target: Target, protocol: asyncio.Protocol, on_failed: Callable[[BackendError], None]
+    ) -> None:
+        self.target = target
+        self.protocol = protocol
+        self.fail = on_failed
+        self.transport = Transport()
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def connect(self) -> Transport:
+        self.protocol.connection_made(self.transport)
+        return self.transport
+
+
 class ScriptedPool:
     """A pool that connects at once, unless `full` or `slow`."""
 
@@ -86,6 +108,7 @@ class ScriptedPool:
         self.slow = False  # connections take their time
         self.full = False  # too many wait already
         self.names: list[str | None] = []  # that certificates must carry
+        self.attempts: list[Attempt] = []  # at connections of somebody's own
 
     @property
     def request(self) -> Request:
@@ -111,6 +134,17 @@ class ScriptedPool:
 
     def cancel(self, waiter: Waiter) -> None:
         self.waiting = [entry for entry in self.waiting if entry[0] is not waiter]
+
+    def open(
+        self,
+        target: Target,
+        tls_name: str | None,
+        protocol: asyncio.Protocol,
+        on_failed: Callable[[BackendError], None],
+    ) -> "Attempt":
+        self.names.append(tls_name)
+        self.attempts.append(Attempt(target, protocol, on_failed))
+        return self.attempts[-1]
 
     # What connections call.
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gripproxy.backend.headers import HeaderRules
 from gripproxy.clients.session import Session
-from gripproxy.clients.wsoverhttp import RESPONSE_MAX, OverHttp
+from gripproxy.clients.wsoverhttp import OverHttp
 from gripproxy.errors import BackendError, BlockedError, ConnectError
 from gripproxy.grip.wsevents import Event, decode, encode
 from gripproxy.http1.head import Headers
@@ -24,6 +24,7 @@ TARGET = Target("backend.example", 8000, over_http=True)
 ONE_EVENT = Target("backend.example", 8000, over_http=True, one_event=True)
 TYPE = (b"Content-Type", b"application/websocket-events")
 OPEN, CLOSE, DISCONNECT = b"OPEN\r\n", b"CLOSE\r\n", b"DISCONNECT\r\n"
+RESPONSE_MAX = 1_000_000  # bytes of an answer
 BOUND = 1000  # bytes that may wait for the backend
 LOST: Heard = ("lost",)
 
@@ -711,6 +712,7 @@ def test_the_rest_of_a_message_that_was_refused_goes_nowhere(stage: Stage) -> No
     stage.up.send(Frame(CONT, b"b"))
     stage.up.flush()
     assert not stage.asks
+    assert stage.session.heard == [("too large",)]
 
 
 def test_a_message_that_has_begun_waits_for_room(stage: Stage) -> None:

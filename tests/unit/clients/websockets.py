@@ -188,7 +188,7 @@ class FakeDownstream(Ears):
     def publish_message(self, message: WsMessage) -> None:
         self.note("message", message.type, message.content)
 
-    def close(self, code: int, reason: bytes) -> None:
+    def close(self, code: int | None, reason: bytes) -> None:
         self.note("close", code, reason)
 
     def finish(self) -> None:
