@@ -11,13 +11,19 @@ from gripproxy.errors import BackendError, HttpError, ResponseError, WebSocketEr
 from gripproxy.http1.body import BodyReader, body_reader
 from gripproxy.http1.head import ResponseHead, header, take_response
 from gripproxy.websocket.deflate import Deflater, Inflater, accepted, compress
-from gripproxy.websocket.frames import CLOSE, CONT, Frame, close_payload, masked_frame, parse_close
+from gripproxy.websocket.frames import (
+    CLOSE,
+    CONT,
+    FIRST_CONTROL,
+    Frame,
+    close_payload,
+    masked_frame,
+    parse_close,
+)
 from gripproxy.websocket.handshake import accept_key
 from gripproxy.websocket.receiver import Receiver
 
 log = logging.getLogger("gripproxy.backend")
-
-_FIRST_CONTROL = 8
 
 
 class Peer(Protocol):
@@ -34,6 +40,9 @@ class Peer(Protocol):
 
     def on_frame(self, received: Frame) -> None:
         """A frame of the backend, or a piece of one; no close frame."""
+
+    def on_read(self) -> None:
+        """That was all that came for now."""
 
     def on_close(self, code: int | None, reason: bytes) -> None:
         """The backend's close frame."""
@@ -76,6 +85,7 @@ class BackendSocket(asyncio.Protocol):
         "_limits",
         "_offers_deflate",
         "_out",
+        "_paused",
         "_peer",
         "_reader",
         "_receiver",
@@ -100,6 +110,7 @@ class BackendSocket(asyncio.Protocol):
         self._deflates = False
         self._deflater: Deflater | None = None  # of a message that goes in pieces
         self._out: list[bytes] = []
+        self._paused = False
 
     # What the peer calls.
 
@@ -107,7 +118,7 @@ class BackendSocket(asyncio.Protocol):
         """Queue a frame, or a piece of one, until `flush`."""
         opcode, payload, fin = message
         rsv1 = False
-        if self._deflates and opcode < _FIRST_CONTROL:
+        if self._deflates and opcode < FIRST_CONTROL:
             rsv1 = opcode != CONT
             if fin and rsv1:
                 payload = compress(payload)
@@ -143,12 +154,16 @@ class BackendSocket(asyncio.Protocol):
     def pause(self) -> None:
         """Let the backend wait."""
         if self._transport is not None and not self._transport.is_closing():
+            self._paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
         """Read the backend again."""
-        if self._transport is not None and not self._transport.is_closing():
+        if self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = False
             self._transport.resume_reading()
+            if self._receiver is not None and self._receiver.more:
+                asyncio.get_running_loop().call_soon(self._read_on)
 
     # What the transport calls.
 
@@ -204,12 +219,19 @@ class BackendSocket(asyncio.Protocol):
                     peer.on_close(*parse_close(received.payload))
                 else:
                     peer.on_frame(received)
-            more, data = receiver.more, b""
+            if self._peer is not None:
+                self._peer.on_read()
+            # What was too much when it was inflated goes on when the client has caught up.
+            more, data = receiver.more and not self._paused, b""
         if receiver.failure is not None and self._peer is not None:
             log.info("a WebSocket backend broke the protocol: %s", receiver.failure)
             peer = self._peer
             self.abort()
             peer.on_lost()
+
+    def _read_on(self) -> None:
+        if self._peer is not None and self._receiver is not None and not self._paused:
+            self._take_frames(self._receiver, b"")
 
     # The handshake.
 

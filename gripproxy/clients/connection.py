@@ -178,6 +178,12 @@ class ClientConnection(asyncio.Protocol, Timed):
         if self._final:
             self.transport.abort()
             return
+        if self._lingering:
+            if self.transport.get_write_buffer_size() and now - self._quiet_since < _LINGER_MAX:
+                self._set_deadline(_LINGER)
+            else:
+                self.transport.abort()
+            return
         if self.exchange is None and not self.transport.get_write_buffer_size():
             self.transport.abort()
             return

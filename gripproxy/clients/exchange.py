@@ -98,7 +98,9 @@ class Exchange:
         except HttpError as error:
             self._answer_error(error.status, str(error))
             return
-        if sockjs.take(front, self._client, request, outgoing):
+        if outgoing.route.sockjs is not None and sockjs.take(
+            front, self._client, request, outgoing
+        ):
             return
         if outgoing.route.cross_origin or front.cross_origin:
             if not self._cross_origin(outgoing):

@@ -122,6 +122,10 @@ class Relay:
         if self._session is not None:
             self._session.on_backend_frame(received)
 
+    def on_read(self) -> None:
+        if self._session is not None:
+            self._session.on_backend_read()
+
     def on_close(self, code: int | None, reason: bytes) -> None:
         self._answered = True
         if self._session is not None:

@@ -27,7 +27,7 @@ from gripproxy.http1.status import reason_phrase
 from gripproxy.hub.fanout import Batch
 from gripproxy.hub.registry import Mode
 from gripproxy.routes import Target
-from gripproxy.websocket.frames import Frame
+from gripproxy.websocket.frames import FIRST_CONTROL, Frame
 
 log = logging.getLogger("gripproxy.clients")
 
@@ -36,7 +36,6 @@ INTERNAL_ERROR = 1011
 TRY_AGAIN_LATER = 1013  # IANA's registry of close codes
 
 _ORIGIN_FAILED = "Error while proxying to origin."
-_FIRST_CONTROL = 8
 _EXTENSIONS = b"sec-websocket-extensions"
 # What changes content, so that items can ask for it.
 _CONTENT_FILTERS = frozenset(("build-id", "var-subst", "http-modify"))
@@ -78,7 +77,10 @@ class Downstream(Protocol):
         """The backend has not accepted, or there is none."""
 
     def send(self, message: Frame) -> None:
-        """Relay a frame, or a piece of one, that came from the backend."""
+        """Relay a frame, or a piece of one, that came from the backend; it may wait for `flush`."""
+
+    def flush(self) -> None:
+        """The backend has sent no more than that for now."""
 
     def publish(self, batch: Batch) -> None:
         """Send what was published, which is the same for all."""
@@ -159,6 +161,7 @@ class Session:
     """One client's session, and the subscriber of its channels."""
 
     __slots__ = (
+        "_blocked",
         "_channels",
         "_delayed",
         "_down",
@@ -189,6 +192,7 @@ class Session:
         self._index = 0  # of the target
         self._state = State.CONNECTING
         self._reply_due = False  # the backend has closed, and hears how the client answers
+        self._blocked = False  # the backend takes no more of the client's messages
         self._filter: MessageFilter | None = None  # None: the backend's messages are not looked at
         self._channels: dict[str, tuple[str, ...]] | None = None  # with the filters; None: no GRIP
         self._each = True  # messages cannot be sent as they come: not open, or there are filters
@@ -273,7 +277,7 @@ class Session:
 
     def on_backend_frame(self, received: Frame) -> None:
         """A frame, or a piece of one, of the backend."""
-        if received.opcode < _FIRST_CONTROL and self._filter is not None:
+        if received.opcode < FIRST_CONTROL and self._filter is not None:
             message = self._filter.feed(received)
             if message is None:
                 return
@@ -287,6 +291,10 @@ class Session:
         if self._rearms:
             self._set_timer()
 
+    def on_backend_read(self) -> None:
+        """That was all that the backend sent for now."""
+        self._down.flush()
+
     def on_backend_close(self, code: int | None, reason: bytes) -> None:
         """The backend closes, or answers the client's close."""
         if self._state is _CLIENT_CLOSED:
@@ -296,6 +304,8 @@ class Session:
         elif self._state is _OPEN:
             self._begin_closing(code, reason)
             self._reply_due = True
+            if self._blocked:  # the answer must not wait for a backend that takes nothing
+                self._down.resume()
 
     def on_backend_lost(self) -> None:
         """The backend has gone without closing, or is of no more use."""
@@ -306,10 +316,13 @@ class Session:
 
     def on_backend_blocked(self) -> None:
         """The backend takes no more messages for now."""
-        self._down.pause()
+        self._blocked = True
+        if not self._reply_due:
+            self._down.pause()
 
     def on_backend_ready(self) -> None:
         """The backend takes messages again."""
+        self._blocked = False
         self._down.resume()
 
     def on_message_too_large(self) -> None:
@@ -321,7 +334,9 @@ class Session:
     def on_client_frame(self, received: Frame) -> None:
         """A frame, or a piece of one, of the client; no close frame."""
         # A backend that has closed may still be sent to, until the client answers.
-        if self._up is not None and (self._state is _OPEN or self._reply_due):
+        if self._up is not None and (
+            self._state is _OPEN or (self._reply_due and not self._blocked)
+        ):
             self._up.send(received)
 
     def on_client_read(self) -> None:

@@ -148,7 +148,7 @@ class SockJsSession:
 
     def transmit(self, request: Sender, messages: Iterable[bytes]) -> bool:
         """Take messages for the backend; False: others wait already."""
-        if self._unsent:
+        if self._unsent or self._sender is not None:
             return False
         self._sender = request
         self._unsent.extend(messages)
@@ -181,7 +181,8 @@ class SockJsSession:
             # That is how a client closes: it may have lost messages, and knows it.
             self._state = State.LEFT
             self._discard_queue()
-            self._unblock()
+            if self._blocked:
+                self._unblock()
             self._set_timer(self._front.limits.ws_close_timeout)
             self._session.on_client_close(None, b"")
 
@@ -218,6 +219,9 @@ class SockJsSession:
         if self._queued >= self._front.limits.ws_queue_bytes and not self._blocked:
             self._blocked = True
             self._session.on_client_blocked()
+
+    def flush(self) -> None:
+        """Nothing: a request that waits has been answered."""
 
     def publish(self, batch: Batch) -> None:
         """Queue what was published."""
@@ -296,14 +300,20 @@ class SockJsSession:
         if receiver is None or receiver.blocked or self._state is State.CONNECTING:
             return
         if self._queue:
-            frame = sockjs.messages(self._queue)
-            self._discard_queue()
-            self._deliver(frame)
-            self._unblock()
-        if self._receiver is None:
-            if self._state is State.LOST:
-                self._end()
-        elif self._state is State.CLOSING:
+            # The backend's end looks at `unread`, too, and waits to be told.
+            bound = self._front.limits.ws_queue_bytes
+            waited_for = self._blocked or self._queued >= bound
+            self._deliver(sockjs.messages(self._next()))
+            if waited_for and self._queued < bound:
+                self._unblock()
+        if self._state is State.LOST and not self._queue:
+            rest, self._receiver = self._receiver, None
+            self._end()
+            if rest is not None:
+                rest.gone()
+        elif self._receiver is not None and self._queue:
+            self._flush()
+        elif self._receiver is not None and self._state is State.CLOSING:
             self._receiver = None
             receiver.send(self._close_frame, last=True)
             self.finish()
@@ -337,15 +347,26 @@ class SockJsSession:
         self._queued += len(string)
         self._front.queued_bytes += len(string)
 
+    def _next(self) -> list[bytes]:
+        """Take messages for one frame: what is in it counts no more, so there is a bound to it."""
+        size = taken = 0
+        while taken < len(self._queue) and size < self._front.limits.ws_queue_bytes:
+            size += len(self._queue[taken])
+            taken += 1
+        messages = self._queue[:taken]
+        del self._queue[:taken]
+        self._queued -= size
+        self._front.queued_bytes -= size
+        return messages
+
     def _discard_queue(self) -> None:
         self._queue = []
         self._front.queued_bytes -= self._queued
         self._queued = 0
 
     def _unblock(self) -> None:
-        if self._blocked:
-            self._blocked = False
-            self._session.on_client_ready()
+        self._blocked = False
+        self._session.on_client_ready()
 
     def _on_too_large(self) -> None:
         self._session.on_overflow(1)

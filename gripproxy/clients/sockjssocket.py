@@ -14,7 +14,7 @@ from gripproxy.grip.item import Action, Item, WsMessage, WsType
 from gripproxy.http1.head import Headers
 from gripproxy.hub.fanout import Batch
 from gripproxy.routes import Target, normalize_path
-from gripproxy.websocket.frames import TEXT, Frame
+from gripproxy.websocket.frames import FIRST_CONTROL, TEXT, Frame
 
 if TYPE_CHECKING:
     from gripproxy.clients.websocket import ClientSocket
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 # Seconds, as in Pushpin and in SockJS's own server.
 HEARTBEAT_INTERVAL = 25.0
 
-_FIRST_CONTROL = 8
 # Of the request that opens a session by HTTP; the handshake has no body.
 _OF_BODY = frozenset((b"content-length", b"content-type", b"expect", b"transfer-encoding"))
 _SCHEMES = {b"http": b"ws", b"https": b"wss"}
@@ -124,7 +123,7 @@ class Assembler:
     def feed(self, received: Frame) -> bytes | None:
         """The message that ends with this frame or piece; None: it goes on, or is of no use."""
         opcode, payload, fin = received
-        if opcode >= _FIRST_CONTROL:
+        if opcode >= FIRST_CONTROL:
             return None
         if self._parts is None:
             if fin and len(payload) <= self._limit:
@@ -213,6 +212,7 @@ class SockJsSocket:
         self._socket.accept(fields, grip)
         self._beat_later()
         self._socket.send(Frame(TEXT, sockjs.OPEN))
+        self._socket.flush()
 
     def refuse(self, code: int, reason: bytes, fields: Headers, body: bytes) -> None:
         self._socket.refuse(code, reason, fields, body)
@@ -221,6 +221,9 @@ class SockJsSocket:
         content = self._from_backend.feed(message)
         if content is not None:
             self._socket.send(Frame(TEXT, sockjs.messages([sockjs.quoted(content)])))
+
+    def flush(self) -> None:
+        self._socket.flush()
 
     def publish(self, batch: Batch) -> None:
         self._socket.publish(quoted(batch).framed)
@@ -255,6 +258,7 @@ class SockJsSocket:
     def _beat(self) -> None:
         if not self._socket.unread:  # otherwise it lives by what it has to read
             self._socket.send(Frame(TEXT, sockjs.HEARTBEAT))
+            self._socket.flush()
         self._beat_later()
 
     def _beat_later(self) -> None:

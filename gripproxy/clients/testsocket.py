@@ -47,7 +47,7 @@ class TestSocket:
         self._session.on_backend_frame(Frame(opcode, payload, fin))
 
     def flush(self) -> None:
-        """Nothing waits."""
+        self._session.on_backend_read()
 
     def close(self, code: int | None, reason: bytes) -> None:
         self._session.on_backend_close(code, reason)
@@ -59,10 +59,10 @@ class TestSocket:
         """The same."""
 
     def pause(self) -> None:
-        """Nothing: an echo is sent to a client only as it sends itself."""
+        self._session.on_backend_blocked()  # an echo has to wait for its reader
 
     def resume(self) -> None:
-        """The same."""
+        self._session.on_backend_ready()
 
     def refresh(self) -> None:
         """Nothing to say."""

@@ -17,6 +17,7 @@ from gripproxy.routes import Target
 from gripproxy.websocket.deflate import Deflater, Inflater, compress, negotiate
 from gripproxy.websocket.frames import (
     CLOSE,
+    FIRST_CONTROL,
     Frame,
     close_payload,
     frame,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from gripproxy.clients.connection import ClientConnection
 
 _TEXT = ((b"Content-Type", b"text/plain"),)
-_FIRST_CONTROL = 8
 
 
 class ClientSocket:
@@ -46,6 +46,7 @@ class ClientSocket:
         "_deflater",
         "_extension",
         "_front",
+        "_out",
         "_outgoing",
         "_receiver",
         "_relaying",
@@ -67,6 +68,7 @@ class ClientSocket:
         self._bits = 0  # of the window that messages to the client are compressed for; 0: not
         self._deflater: Deflater | None = None  # of a message that is relayed in pieces
         self._relaying = False  # a message of the backend has begun and not ended
+        self._out: list[bytes] = []  # what was relayed and not yet written
         self._waiting: list[bytes] | None = None  # what was published meanwhile
         self._waiting_bytes = 0
         self.closed = False  # a close frame was sent
@@ -180,26 +182,33 @@ class ClientSocket:
         self._answer(code, body, fields, reason)
 
     def send(self, message: Frame) -> None:
-        """Relay a frame, or a piece of one, that came from the backend."""
+        """Relay a frame, or a piece of one, that came from the backend; `flush` lets it go."""
         if self.closed:
             return
         opcode, payload, fin = message
-        if opcode >= _FIRST_CONTROL:
-            self._client.write(frame(opcode, payload))
+        if opcode >= FIRST_CONTROL:
+            self._out.append(frame(opcode, payload))
             return
         if not self._bits:
-            self._client.write(frame(opcode, payload, fin=fin))
+            self._out.append(frame(opcode, payload, fin=fin))
         elif fin and not self._relaying:
-            self._client.write(frame(opcode, compress(payload, self._bits), rsv1=True))
+            self._out.append(frame(opcode, compress(payload, self._bits), rsv1=True))
         else:
             deflater = self._deflater = self._deflater or Deflater(self._bits)
             payload = deflater.feed(payload, fin)
-            self._client.write(frame(opcode, payload, fin=fin, rsv1=not self._relaying))
+            self._out.append(frame(opcode, payload, fin=fin, rsv1=not self._relaying))
             if fin:
                 self._deflater = None
         self._relaying = not fin
         if fin and self._waiting is not None:
             self._send_waiting()
+
+    def flush(self) -> None:
+        """Write what was relayed: one system call for all that came together."""
+        if self._out:
+            data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+            self._out.clear()
+            self._client.write(data)
 
     def publish(self, batch: Batch) -> None:
         """Send what was published, which is the same for all."""
@@ -224,6 +233,7 @@ class ClientSocket:
             return
         # A reason that is not UTF-8 would fail the connection at the client (RFC 6455 §8.1).
         reason = reason.decode("utf-8", "replace").encode()
+        self.flush()
         self._client.write(frame(CLOSE, close_payload(sendable_code(code or NORMAL), reason)))
         self.closed = True
         self._forget_waiting()
@@ -231,10 +241,12 @@ class ClientSocket:
 
     def finish(self) -> None:
         """Both ends have closed: so does the connection (RFC 6455 §7.1.1)."""
+        self.flush()
         self._client.close(self._front.limits.ws_close_timeout)
 
     def drop(self) -> None:
         """Close the connection without a close frame, which the client sees as abnormal."""
+        self.flush()
         self._forget_waiting()
         self._client.close(self._front.limits.ws_close_timeout)
 
@@ -257,6 +269,7 @@ class ClientSocket:
         if self.closed:
             client.close(self._front.limits.ws_close_timeout)
         else:
+            self.flush()
             client.write(frame(CLOSE, close_payload(error.code, str(error).encode())))
             self.closed = True
             client.linger()
@@ -274,12 +287,16 @@ class ClientSocket:
         session = self._session
         if self.closed or session is None:
             return
+        self.flush()
         if not self._relaying:
             if not client.blocked:
                 client.write(data)
             elif not client.queue(data):
                 session.on_overflow(messages)
-        elif self._waiting_bytes + len(data) <= front.limits.queue_bytes:
+        elif (
+            self._waiting_bytes + len(data) <= front.limits.queue_bytes
+            and front.queued_bytes + len(data) <= front.limits.queue_total_bytes
+        ):
             self._waiting = self._waiting or []
             self._waiting.append(data)
             self._waiting_bytes += len(data)

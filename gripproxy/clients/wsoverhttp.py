@@ -48,6 +48,8 @@ EVENTS_TYPE = b"application/websocket-events"
 RESPONSE_MAX = 1_000_000
 # Seconds; Pushpin takes no shorter interval.
 KEEP_ALIVE_MIN = 20
+# What a message in the queue occupies besides its content, so that empty ones are bounded too.
+EVENT_COST = 64
 # How often a request is sent again: after 1, 2, 4, 8 and 16 s and up to a second more each.
 RETRIES_MAX = 5
 
@@ -122,9 +124,9 @@ class OverHttp(Timed):
         self._offered: list[Event] = []  # in the request that is outstanding
         self._retries = 0
         self._queue: list[Event] = []  # whole messages
-        self._queued = 0  # bytes of content in it and in the message that has begun
+        self._queued = 0  # bytes that it and the message that has begun occupy, about
         self._replayed = 0  # leading bytes of it that were offered before
-        self._partial: list[bytes] | None = None  # of the message that has begun
+        self._partial: bytearray | None = None  # the message that has begun
         self._partial_type = b""
         self._fresh = False  # the queue has something that was never offered
         self._cut = False  # the request could not hold all of the queue
@@ -148,14 +150,14 @@ class OverHttp(Timed):
             self._add(Event(_TYPES[opcode], payload))
             return
         if opcode != CONT:
-            self._partial = []
+            self._partial = bytearray()
             self._partial_type = _TYPES[opcode]
         if self._partial is None:
             return  # of a message that was too large
-        self._partial.append(payload)
+        self._partial += payload
         self._queued += len(payload)
         if fin:
-            content = b"".join(self._partial)
+            content = bytes(self._partial)
             self._discard_partial()
             self._add(Event(self._partial_type, content))
         elif self._queued >= self._front.limits.ws_queue_bytes:
@@ -165,7 +167,7 @@ class OverHttp(Timed):
                 self._refuse_message()
 
     def flush(self) -> None:
-        if self._fresh and not self._asking:
+        if (self._fresh or self._refresh) and not self._asking:
             self._go_on()
 
     def close(self, code: int | None, reason: bytes) -> None:
@@ -220,7 +222,9 @@ class OverHttp(Timed):
         elif self._state is State.CONNECTING:
             self._ask([_OPEN])
         else:
-            self._ask(self._next_events())
+            self._refresh = True
+            self._close_due = self._close is not None
+            self._go_on()
 
     # Requests.
 
@@ -229,7 +233,7 @@ class OverHttp(Timed):
         state = self._state
         if state is State.LOST:
             self._ask([_DISCONNECT])
-        elif self._close_due or self._refresh or (self._fresh and self._has_room()):
+        elif self._close_due or ((self._refresh or self._fresh) and self._has_room()):
             self._ask(self._next_events())
         elif self._interval and state is not State.ANSWERED:
             self._front.deadlines.set(self, self._front.loop.time() + self._interval)
@@ -380,7 +384,7 @@ class OverHttp(Timed):
             closes = False
         self._queue[: len(messages)] = left
         self._replayed = content_size(left)
-        self._queued -= size - self._replayed
+        self._queued -= size - self._replayed + EVENT_COST * (len(messages) - len(left))
         if self._paused:
             self._resume()
         if closes:
@@ -389,7 +393,7 @@ class OverHttp(Timed):
 
     def _take(self, events: Sequence[Event], settled: "_Settled") -> None:
         """Hand over what the backend says, and go on. Raises EventsError."""
-        answered = False
+        answered, heard = False, self._session
         for kind, content in events:
             session = self._session
             if session is None:
@@ -410,6 +414,8 @@ class OverHttp(Timed):
                 return
             else:
                 raise EventsError("OPEN again")
+        if heard is not None:
+            heard.on_backend_read()
         if self._state in (State.LOST, State.ENDED):
             self._settled(self._state is State.LOST)
             return
@@ -466,7 +472,7 @@ class OverHttp(Timed):
             self._refuse_message()
             return
         self._queue.append(event)
-        self._queued += size
+        self._queued += size + EVENT_COST
         self._fresh = True
         if self._queued >= self._front.limits.ws_queue_bytes:
             self._pause()
@@ -490,7 +496,7 @@ class OverHttp(Timed):
             self._session.on_message_too_large()
 
     def _discard_partial(self) -> None:
-        self._queued -= sum(map(len, self._partial or ()))
+        self._queued -= len(self._partial or b"")
         self._partial = None
 
     def _offers_close(self) -> bool:

@@ -12,6 +12,7 @@ __all__ = [
     "BINARY",
     "CLOSE",
     "CONT",
+    "FIRST_CONTROL",
     "PING",
     "PONG",
     "TEXT",
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+FIRST_CONTROL = 8  # from here on opcodes are those of control frames (§5.5)
 
 # The payload of a control frame has at most 125 bytes, and a code takes two of them.
 REASON_MAX = 123

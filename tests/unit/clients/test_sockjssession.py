@@ -299,7 +299,6 @@ def test_the_backend_waits_for_a_client_that_has_much_to_read() -> None:
     stage.say(b"12345")
     assert stage.session.take() == []
     stage.say(b"67890")
-    stage.say(b"and more")
     assert stage.session.take() == [("blocked",)]
     stage.receive()
     assert stage.session.take() == [("ready",)]

@@ -82,11 +82,16 @@ def test_it_answers_a_close_with_the_same() -> None:
     assert stage.session.heard == [("close", 4000, b"bye")]
 
 
+def test_an_echo_waits_for_its_reader() -> None:
+    stage = Stage().open()
+    stage.up.pause()
+    stage.up.resume()
+    assert stage.session.heard == [("blocked",), ("ready",)]
+
+
 def test_nothing_else_is_of_interest_to_it() -> None:
     stage = Stage().open()
     for call in (
-        stage.up.pause,
-        stage.up.resume,
         stage.up.refresh,
         stage.up.detach,
         stage.up.lost,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gripproxy.backend.headers import HeaderRules
 from gripproxy.clients.session import Session
-from gripproxy.clients.wsoverhttp import OverHttp
+from gripproxy.clients.wsoverhttp import EVENT_COST, OverHttp
 from gripproxy.errors import BackendError, BlockedError, ConnectError
 from gripproxy.grip.wsevents import Event, decode, encode
 from gripproxy.http1.head import Headers
@@ -639,16 +639,27 @@ def test_many_messages_go_in_one_request(stage: Stage) -> None:
 
 def test_the_bound_is_of_two_hundred_thousand_bytes() -> None:
     stage = Stage(ws_queue_bytes=200_000).open()
-    stage.send(b"a" * 199_999)
+    stage.send(b"a" * (199_999 - EVENT_COST))
     assert stage.session.heard == []
     stage.send(b"b")
     assert stage.session.heard == [("blocked",)]
 
 
+def test_empty_messages_fill_the_queue_too() -> None:
+    stage = Stage(ws_queue_bytes=10 * EVENT_COST).open()
+    stage.send(*[b""] * 9)
+    assert stage.session.heard == []
+    stage.send(b"")
+    assert stage.session.heard == [("blocked",)]
+    stage.answer()
+    stage.answer()
+    assert stage.session.heard == [("blocked",), ("ready",)]
+
+
 def test_a_full_queue_blocks_the_client_until_the_backend_has_taken_it(stage: Stage) -> None:
     stage.open()
     stage.send(b"a")
-    stage.send(b"b" * (BOUND - 1))
+    stage.send(b"b" * (BOUND - 1 - EVENT_COST))
     assert stage.session.heard == [("blocked",)]
     stage.answer()
     assert stage.session.heard == [("blocked",), ("ready",)]
@@ -1114,12 +1125,12 @@ def test_a_full_queue_of_which_nothing_is_accepted_is_the_end(stage: Stage) -> N
 
 def test_what_was_not_accepted_counts_towards_the_bound(stage: Stage) -> None:
     stage.open()
-    stage.send(bytes(BOUND - 1))
+    stage.send(bytes(BOUND - 1 - EVENT_COST))
     stage.answer(b"", accepts(10))
     assert stage.session.heard == []
-    stage.send(bytes(11))
+    stage.send(b"")
     assert stage.session.heard == [("blocked",)]
-    stage.answer(b"", accepts(1))
+    stage.answer(b"", accepts(EVENT_COST))
     assert stage.session.heard == [("blocked",), ("ready",)]
 
 

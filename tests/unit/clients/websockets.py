@@ -148,6 +148,9 @@ class FakeSession(Ears):
     def on_backend_frame(self, received: Frame) -> None:
         self.note("frame", *received)
 
+    def on_backend_read(self) -> None:
+        """It goes without saying."""
+
     def on_backend_close(self, code: int | None, reason: bytes) -> None:
         self.note("close", code, reason)
 
@@ -181,6 +184,9 @@ class FakeDownstream(Ears):
 
     def send(self, message: Frame) -> None:
         self.note("send", *message)
+
+    def flush(self) -> None:
+        """It goes without saying."""
 
     def publish(self, batch: Batch) -> None:
         self.note("publish", *[message.content for message in batch.messages])
