@@ -309,6 +309,7 @@ def client_limits(config: Config) -> ClientLimits:
         ws_queue_bytes=runner.ws_queue_bytes,
         ws_inflate_max=runner.ws_inflate_max,
         ws_close_timeout=runner.ws_close_timeout,
+        sockjs_sessions_max=runner.sockjs_sessions_max,
     )
 
 

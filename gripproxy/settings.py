@@ -66,6 +66,7 @@ class Runner:
     client_inactivity_timeout: Seconds = 1800.0
     ws_queue_bytes: Count = 200_000  # from a client, that wait for a WebSocket-over-HTTP backend
     ws_inflate_max: Count = 16_777_216  # bytes of a client's compressed message, once inflated
+    sockjs_sessions_max: Count = 50_000
     ws_close_timeout: Seconds = 30.0  # for the other end to answer a close frame
     certs_dir: Path = Path("runner/certs")  # beside the configuration file; no key
 

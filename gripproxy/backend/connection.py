@@ -90,6 +90,11 @@ class BackendConnection(asyncio.Protocol, Timed):
         self._silent = True  # not a byte of the response has come
         self._upload_ended = True
 
+    @property
+    def used(self) -> bool:
+        """Whether a request was sent on it before."""
+        return self._uses > 0
+
     # What the receiver calls.
 
     def send(self, receiver: Receiver, method: bytes, data: bytes, *, complete: bool) -> None:

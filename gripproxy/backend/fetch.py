@@ -67,6 +67,11 @@ class Fetch:
         self._size = 0
         self._pieces: list[bytes] = []
 
+    @property
+    def waits(self) -> bool:
+        """Whether it has no connection yet, so that nothing of it was sent."""
+        return self._waiting
+
     def start(self, *, fresh: bool = False) -> None:
         """Send it, as soon as there is a connection."""
         try:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -70,6 +70,12 @@ class _Key(NamedTuple):
         )
 
 
+class _Waiting(NamedTuple):
+    since: float
+    waiter: Waiter
+    fresh: bool  # only a new connection will do
+
+
 class _Place:
     """A host and a port. Its bounds hold for all names that clients may ask it for together."""
 
@@ -92,7 +98,7 @@ class _Origin(Timed):
         self.place = place
         self.owner = owner
         self.idle: list[BackendConnection] = []
-        self.waiting: deque[tuple[float, Waiter]] = deque()  # with the time since when
+        self.waiting: deque[_Waiting] = deque()
         self.connecting = 0
         self.count = 0
 
@@ -145,7 +151,7 @@ class Pool:
         ):
             raise ConnectError(f"{self._limits.waiting_max} requests wait for a connection already")
         now = self._loop.time()
-        origin.waiting.append((now, waiter))
+        origin.waiting.append(_Waiting(now, waiter, fresh))
         if not self._connect(origin) and origin.deadline > now + self._limits.waiting_timeout:
             self._deadlines.set(origin, now + self._limits.waiting_timeout)
         return None
@@ -154,7 +160,7 @@ class Pool:
         """`waiter` needs no connection any more."""
         for origin in self._origins.values():
             for entry in origin.waiting:
-                if entry[1] is waiter:
+                if entry.waiter is waiter:
                     origin.waiting.remove(entry)
                     self._drop_if_unused(origin)
                     return
@@ -202,8 +208,12 @@ class Pool:
     def release(self, connection: BackendConnection) -> None:
         origin = connection.origin
         assert isinstance(origin, _Origin)
-        if origin.waiting:
-            origin.waiting.popleft()[1].on_connected(connection)
+        waiting = _first_for(connection, origin.waiting)
+        if waiting is not None:
+            origin.waiting.remove(waiting)
+            waiting.waiter.on_connected(connection)
+        elif origin.waiting:
+            connection.transport.abort()  # its place is for a new one
         elif self._closed or origin.place.idle >= self._limits.idle_max or self._is_wanted(origin):
             connection.transport.abort()
         else:
@@ -226,11 +236,11 @@ class Pool:
         """
         oldest = now - self._limits.waiting_timeout
         late: list[Waiter] = []
-        while len(origin.waiting) > origin.connecting and origin.waiting[0][0] <= oldest:
-            late.append(origin.waiting.popleft()[1])
+        while len(origin.waiting) > origin.connecting and origin.waiting[0].since <= oldest:
+            late.append(origin.waiting.popleft().waiter)
         if origin.waiting:
             self._deadlines.set(
-                origin, max(origin.waiting[0][0] + self._limits.waiting_timeout, now + 1)
+                origin, max(origin.waiting[0].since + self._limits.waiting_timeout, now + 1)
             )
         self._drop_if_unused(origin)
         for waiter in late:
@@ -264,7 +274,7 @@ class Pool:
             connection = await self._open(origin.key, partial(BackendConnection, self, origin))
         except BackendError as error:
             origin.connecting -= 1
-            waiter = origin.waiting.popleft()[1] if origin.waiting else None
+            waiter = origin.waiting.popleft().waiter if origin.waiting else None
             self._give_place_back(origin)
             if waiter is not None:
                 waiter.on_unconnected(error)
@@ -273,7 +283,7 @@ class Pool:
             if not connection.transport.is_closing():
                 self.release(connection)
             elif origin.waiting:  # it was closed as soon as it was made
-                origin.waiting.popleft()[1].on_unconnected(
+                origin.waiting.popleft().waiter.on_unconnected(
                     ConnectError("closed by the backend at once")
                 )
             self._drop_if_unused(origin)
@@ -386,3 +396,8 @@ class Pool:
                 if not connection.transport.is_closing():
                     connection.transport.abort()
                     return
+
+
+def _first_for(connection: BackendConnection, waiting: Iterable[_Waiting]) -> _Waiting | None:
+    """Who has waited longest of those whom `connection` will do."""
+    return next((entry for entry in waiting if not (entry.fresh and connection.used)), None)

@@ -29,6 +29,9 @@ log = logging.getLogger("gripproxy.backend")
 class Peer(Protocol):
     """Who wants the connection."""
 
+    def on_connected(self) -> None:
+        """There is a connection, and the handshake is on its way."""
+
     def on_upgraded(self, head: ResponseHead) -> None:
         """The backend has switched protocols."""
 
@@ -73,7 +76,7 @@ class SocketLimits:
 
 
 class BackendSocket(asyncio.Protocol):
-    """The protocol of one such connection. Its peer hears nothing more after `leave`."""
+    """The protocol of one such connection. Its peer hears nothing more after `end` or `abort`."""
 
     __slots__ = (
         "_body",
@@ -114,9 +117,9 @@ class BackendSocket(asyncio.Protocol):
 
     # What the peer calls.
 
-    def send(self, message: Frame) -> None:
+    def send(self, piece: Frame) -> None:
         """Queue a frame, or a piece of one, until `flush`."""
-        opcode, payload, fin = message
+        opcode, payload, fin = piece
         rsv1 = False
         if self._deflates and opcode < FIRST_CONTROL:
             rsv1 = opcode != CONT
@@ -174,6 +177,7 @@ class BackendSocket(asyncio.Protocol):
         else:
             self._transport.write(self._request)
             self._request = b""
+            self._peer.on_connected()
 
     def data_received(self, data: bytes) -> None:
         if self._receiver is not None:
@@ -195,7 +199,9 @@ class BackendSocket(asyncio.Protocol):
         elif self._head is not None and exc is None and self._reader_closes():
             peer.on_refused(self._head, self._body)
         else:
-            reason = "connection closed by the backend" if exc is None else str(exc)
+            reason = (
+                "connection closed by the backend" if exc is None else f"connection lost: {exc}"
+            )
             peer.on_failed(ResponseError(reason))
 
     def pause_writing(self) -> None:

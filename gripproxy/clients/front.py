@@ -45,6 +45,7 @@ class ClientLimits:
     ws_queue_bytes: int = 200_000  # from a client, for a WebSocket-over-HTTP backend
     ws_inflate_max: int = 16_777_216  # of a client's compressed message, once inflated
     ws_close_timeout: float = 30.0
+    sockjs_sessions_max: int = 50_000
 
 
 class Pause(Flag):
@@ -118,3 +119,10 @@ class Front:
     stopping: bool = False
     queued_bytes: int = 0  # what all clients together have not taken
     random: Random = field(default_factory=Random)
+
+    def keep_alive_at(self, timeout: int) -> float:
+        """The loop time of a keep-alive that is due `timeout` seconds from now.
+
+        It is spread over a second, so that clients that came together do not stay in step.
+        """
+        return self.loop.time() + max(timeout - self.random.random(), 0.0)

@@ -239,9 +239,7 @@ class StreamHold(Timed):
     def _set_timer(self) -> None:
         keep_alive = self._keep_alive
         if keep_alive is not None and not self._ended:
-            # Spread over a second, so that streams that began together do not stay in step.
-            wait = max(keep_alive.timeout - self._front.random.random(), 0.0)
-            self._front.deadlines.set(self, self._front.loop.time() + wait)
+            self._front.deadlines.set(self, self._front.keep_alive_at(keep_alive.timeout))
 
     def _drop(self, batch: Batch) -> bool:
         """The client has too much unread. True: it loses this much; False: it is closed.

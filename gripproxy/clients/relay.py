@@ -9,7 +9,7 @@ from gripproxy.backend.request import KEPT_MAX, Outgoing
 from gripproxy.backend.websocket import BackendSocket, SocketLimits, new_key
 from gripproxy.clients.front import Front
 from gripproxy.deadlines import Alarm
-from gripproxy.errors import BackendError
+from gripproxy.errors import BackendError, ResponseTimeout
 from gripproxy.http1.head import Headers, ResponseHead
 from gripproxy.routes import Target, rewrite
 from gripproxy.websocket.deflate import OFFER
@@ -41,12 +41,12 @@ class Relay:
         self, front: Front, session: "Session", outgoing: Outgoing, target: Target
     ) -> None:
         self._front = front
-        self._session: Session | None = session  # None: it wants no more
+        self._session = session
         self._target = target, outgoing.tls_name(target)
         self._connecting: asyncio.Task[None] | None = None
         self._answered = False  # the backend has sent its close frame
         self._closed = False  # we have sent ours
-        self._alarm: Alarm | None = None  # bounds the wait for the backend to close
+        self._alarm: Alarm | None = None  # bounds the wait for the backend
         key = new_key()
         limits = SocketLimits(
             front.pool.head_max,
@@ -70,8 +70,12 @@ class Relay:
             target, tls_name, self._socket, self._on_unconnected
         )
 
-    def send(self, message: Frame) -> None:
-        self._socket.send(message)
+    def on_connected(self) -> None:
+        self._connecting = None
+        self._set_alarm(self._on_no_response, self._front.pool.response_timeout)
+
+    def send(self, piece: Frame) -> None:
+        self._socket.send(piece)
 
     def flush(self) -> None:
         self._socket.flush()
@@ -82,7 +86,7 @@ class Relay:
         if self._answered:
             self._leave()
         else:
-            self._set_alarm(self._on_no_answer)
+            self._set_alarm(self._on_no_answer, self._front.limits.ws_close_timeout)
 
     def detach(self) -> None:
         if not self._closed:
@@ -106,70 +110,67 @@ class Relay:
     # What the backend's connection calls.
 
     def on_upgraded(self, head: ResponseHead) -> None:
-        self._connecting = None
-        if self._session is not None:
-            self._session.on_backend_accepted(head.headers)
+        self._clear_alarm()
+        self._session.on_backend_accepted(head.headers)
 
     def on_refused(self, head: ResponseHead, body: bytes) -> None:
-        if self._session is not None:
-            self._session.on_backend_refused(head.code, head.reason, head.headers, body)
+        self._clear_alarm()
+        self._session.on_backend_refused(head.code, head.reason, head.headers, body)
 
     def on_failed(self, error: BackendError) -> None:
-        if self._session is not None:
-            self._session.on_backend_failed(error)
+        self._clear_alarm()
+        self._session.on_backend_failed(error)
 
     def on_frame(self, received: Frame) -> None:
-        if self._session is not None:
-            self._session.on_backend_frame(received)
+        self._session.on_backend_frame(received)
 
     def on_read(self) -> None:
-        if self._session is not None:
-            self._session.on_backend_read()
+        self._session.on_backend_read()
 
     def on_close(self, code: int | None, reason: bytes) -> None:
         self._answered = True
-        if self._session is not None:
-            self._session.on_backend_close(code, reason)
+        self._session.on_backend_close(code, reason)
         if self._closed:
             self._leave()
 
     def on_lost(self) -> None:
-        if self._session is not None:
-            self._session.on_backend_lost()
+        self._clear_alarm()
+        self._session.on_backend_lost("connection closed by the backend")
 
     def on_blocked(self) -> None:
-        if self._session is not None:
-            self._session.on_backend_blocked()
+        self._session.on_backend_blocked()
 
     def on_ready(self) -> None:
-        if self._session is not None:
-            self._session.on_backend_ready()
+        self._session.on_backend_ready()
 
     # Steps.
 
     def _on_unconnected(self, error: BackendError) -> None:
         self._connecting = None
-        if self._session is not None:
-            self._session.on_backend_unreachable(error)
+        self._session.on_backend_unreachable(error)
+
+    def _on_no_response(self) -> None:
+        self._socket.abort()
+        self._session.on_backend_failed(ResponseTimeout("no response in time"))
 
     def _on_no_answer(self) -> None:
-        session = self._session
         self._leave()
-        if session is not None:
-            session.on_backend_lost()
+        self._session.on_backend_lost("it does not answer the client's close")
 
     def _leave(self) -> None:
-        """Close, within bounds even if the backend reads nothing."""
-        self._session = None
+        """Close, within bounds even if the backend reads nothing; it is heard no more."""
         self._socket.end()
-        self._set_alarm(self._socket.abort)
+        self._set_alarm(self._socket.abort, self._front.limits.ws_close_timeout)
 
-    def _set_alarm(self, call: Callable[[], None]) -> None:
-        front = self._front
-        if self._alarm is not None:
-            front.deadlines.clear(self._alarm)
+    def _set_alarm(self, call: Callable[[], None], seconds: float) -> None:
+        self._clear_alarm()
         self._alarm = Alarm(call)
-        front.deadlines.set(self._alarm, front.loop.time() + front.limits.ws_close_timeout)
+        self._front.deadlines.set(self._alarm, self._front.loop.time() + seconds)
+
+    def _clear_alarm(self) -> None:
+        if self._alarm is not None:
+            self._front.deadlines.clear(self._alarm)
+            self._alarm = None
 
 
 def _handshake(outgoing: Outgoing, target: Target, key: bytes, *, offers_deflate: bool) -> bytes:

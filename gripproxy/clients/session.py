@@ -2,25 +2,33 @@
 
 It takes the backend's messages apart (those for the client, and control messages), listens to
 channels, and owns the rules of closing: who has closed and who must still hear of it. Every
-transition of its state is in this file.
+transition of its state is in this file:
+
+    state          client closes         backend closes       backend lost  client lost  published
+    OPEN           CLIENT_CLOSED         CLOSING, it is told  ENDED, drop   ENDED        CLOSING
+    OPEN detached  ENDED, answered 1000  -                    -             ENDED        CLOSING
+    CLIENT_CLOSED  -                     ENDED, it is told    ENDED, drop   ENDED        ENDED
+    CLOSING        ENDED                 -                    stays         ENDED        -
+
+The backend hears of the client's close, of its answer to the backend's, and of its being lost;
+a close that is published or the proxy's own detaches it first.
 """
 
 import logging
 from enum import Enum, auto
-from typing import Protocol
 
 from gripproxy.backend.request import Outgoing
+from gripproxy.clients.ends import Downstream, Upstream
 from gripproxy.clients.front import Front
+from gripproxy.clients.later import Later
 from gripproxy.clients.relay import Relay
 from gripproxy.clients.testsocket import TestSocket
 from gripproxy.clients.wsoverhttp import OverHttp
-from gripproxy.deadlines import Alarm
 from gripproxy.errors import BackendError, BlockedError, WebSocketError
 from gripproxy.grip import wscontrol
 from gripproxy.grip.fields import FILTERS_MAX
-from gripproxy.grip.item import Action, WsMessage
-from gripproxy.grip.terms import KeepAliveMode
-from gripproxy.grip.wscontrol import Control, Message
+from gripproxy.grip.item import Action
+from gripproxy.grip.wscontrol import Control
 from gripproxy.grip.wsextension import MessageFilter, grip_extension, message_prefix
 from gripproxy.http1.head import Headers
 from gripproxy.http1.status import reason_phrase
@@ -39,103 +47,18 @@ _ORIGIN_FAILED = "Error while proxying to origin."
 _EXTENSIONS = b"sec-websocket-extensions"
 # What changes content, so that items can ask for it.
 _CONTENT_FILTERS = frozenset(("build-id", "var-subst", "http-modify"))
-# Of the backend's response these are for the proxy, or made anew (RFC 9110 §7.6.1).
-_NOT_FOR_CLIENTS = frozenset(
+# Of the backend's response these are for this hop only, or made anew (RFC 9110 §7.6.1).
+_OF_THE_HOP = frozenset(
     (
         b"connection",
         b"keep-alive",
         b"transfer-encoding",
         b"upgrade",
         b"content-length",
-        b"content-type",
-        b"keep-alive-interval",
-        b"content-bytes-accepted",
         b"sec-websocket-accept",
         b"sec-websocket-extensions",
     )
 )
-
-
-class Downstream(Protocol):
-    """The client's end: it tells the session of what the client does, and is told what to do."""
-
-    @property
-    def number(self) -> int:
-        """What logs call the client's connection."""
-
-    @property
-    def unread(self) -> int:
-        """Bytes that the client has left unread."""
-
-    def accept(self, fields: Headers, grip: bytes | None) -> None:
-        """The backend has accepted, with these fields.
-
-        `grip`: the extension that a trusted client is to be told of.
-        """
-
-    def refuse(self, code: int, reason: bytes, fields: Headers, body: bytes) -> None:
-        """The backend has not accepted, or there is none."""
-
-    def send(self, message: Frame) -> None:
-        """Relay a frame, or a piece of one, that came from the backend; it may wait for `flush`."""
-
-    def flush(self) -> None:
-        """The backend has sent no more than that for now."""
-
-    def publish(self, batch: Batch) -> None:
-        """Send what was published, which is the same for all."""
-
-    def publish_message(self, message: WsMessage) -> None:
-        """Send one message that was not relayed."""
-
-    def close(self, code: int | None, reason: bytes) -> None:
-        """Begin the closing handshake, or answer the client's; nothing is sent after that."""
-
-    def finish(self) -> None:
-        """Both ends have closed."""
-
-    def drop(self) -> None:
-        """End without a close frame, once what was sent is out."""
-
-    def fail(self, error: WebSocketError) -> None:
-        """The client did what it must not: tell it so, and count it as lost."""
-
-    def pause(self) -> None:
-        """Take no more from the client for now."""
-
-    def resume(self) -> None:
-        """Take more from the client."""
-
-
-class Upstream(Protocol):
-    """The backend's end: it tells the session of what the backend does, and is told what to do."""
-
-    def begin(self) -> None:
-        """Ask the backend to accept."""
-
-    def send(self, message: Frame) -> None:
-        """Take a frame, or a piece of one, of the client."""
-
-    def flush(self) -> None:
-        """The client has sent no more than that for now."""
-
-    def close(self, code: int | None, reason: bytes) -> None:
-        """The client has closed, or has answered the backend's close."""
-
-    def detach(self) -> None:
-        """The proxy closes, on its own account or the publisher's; nothing more is wanted."""
-
-    def lost(self) -> None:
-        """The client is gone without closing; nothing more is wanted."""
-
-    def pause(self) -> None:
-        """The client reads more slowly than the backend sends."""
-
-    def resume(self) -> None:
-        """The client has caught up."""
-
-    def refresh(self) -> None:
-        """Give the backend an occasion to say something."""
 
 
 class State(Enum):
@@ -163,22 +86,19 @@ class Session:
     __slots__ = (
         "_blocked",
         "_channels",
-        "_delayed",
+        "_detaches",
         "_down",
         "_each",
+        "_error",
         "_filter",
         "_front",
         "_index",
-        "_keep_alive",
+        "_later",
         "_outgoing",
-        "_rearms",
         "_reply_due",
         "_state",
-        "_timer",
         "_up",
         "_url",
-        "id",
-        "meta",
     )
 
     mode = Mode.WEBSOCKET
@@ -190,19 +110,15 @@ class Session:
         self._down = down
         self._up: Upstream | None = None  # None: detached, or gone
         self._index = 0  # of the target
+        self._error: BackendError | None = None  # of the target that was asked last
         self._state = State.CONNECTING
         self._reply_due = False  # the backend has closed, and hears how the client answers
         self._blocked = False  # the backend takes no more of the client's messages
         self._filter: MessageFilter | None = None  # None: the backend's messages are not looked at
         self._channels: dict[str, tuple[str, ...]] | None = None  # with the filters; None: no GRIP
         self._each = True  # messages cannot be sent as they come: not open, or there are filters
-        # What a backend may set and this version has no use for yet: nothing that a client sees.
-        self.meta: dict[str, str] | None = None
-        self.id: str | None = None
-        self._keep_alive: tuple[WsMessage, int] | None = None  # with its timeout in seconds
-        self._rearms = False  # any frame restarts the wait for the keep-alive
-        self._timer: Alarm | None = None
-        self._delayed: tuple[WsMessage, Alarm] | None = None
+        self._detaches = False  # when the backend has sent what it is sending
+        self._later: Later | None = None
 
     @property
     def bucket(self) -> str:
@@ -226,13 +142,13 @@ class Session:
             self._up.begin()
             return
         tried = ", ".join(target.name for target in self._outgoing.route.targets)
-        self._fail(f"Unable to connect to any targets. Tried: {tried}")
+        self._fail(self._error, f"Unable to connect to any targets. Tried: {tried}")
 
     # What the backend's end calls while connecting.
 
     def on_backend_accepted(self, fields: Headers) -> None:
         """The backend accepts, with these fields; its messages may follow at once."""
-        route, target, front = self._outgoing.route, self.target, self._front
+        route, target = self._outgoing.route, self.target
         extensions = [value for name, value in fields if name.lower() == _EXTENSIONS]
         passes = route.no_grip or self._outgoing.sender.trusted
         prefix = None if passes else message_prefix(extensions)
@@ -244,34 +160,32 @@ class Session:
             self._channels = {}
             for channel in target.subs:
                 self._subscribe(channel, ())
-        shown = [field for field in fields if not _is_for_proxy(field[0].lower())]
+        shown = [field for field in fields if field[0].lower() not in _OF_THE_HOP]
         trusted = self._outgoing.sender.trusted
         self._down.accept(shown, grip_extension(extensions) if trusted else None)
         self._outgoing = self._outgoing._replace(headers=[])  # that much less to keep
-        if not front.access.enabled:
-            self._url = ""
 
     def on_backend_refused(self, code: int, reason: bytes, fields: Headers, body: bytes) -> None:
         """The backend answers the handshake with something else."""
         self._state = _ENDED
         self._up = None
-        shown = [field for field in fields if not _is_for_proxy(field[0].lower(), refused=True)]
+        shown = [field for field in fields if field[0].lower() not in _OF_THE_HOP]
         self._down.refuse(code, reason, shown, body)
 
     def on_backend_unreachable(self, error: BackendError) -> None:
         """No connection to the target was made."""
-        log.debug("target %s: %s", self.target.name, error)
         self._up = None
         if isinstance(error, BlockedError):
-            self._fail(str(error))
+            self._fail(error, str(error))
             return
+        log.debug("target %s: %s", self.target.name, error)
+        self._error = error
         self._index += 1
         self.begin()
 
     def on_backend_failed(self, error: BackendError) -> None:
         """The target was reached, and gave no usable answer."""
-        self._front.warn("%s: %s", self._url, error)
-        self._fail()
+        self._fail(error)
 
     # What the backend's end calls then.
 
@@ -288,12 +202,16 @@ class Session:
                 return
             received = message
         self._down.send(received)
-        if self._rearms:
-            self._set_timer()
+        if self._later is not None:
+            self._later.on_sent()
 
     def on_backend_read(self) -> None:
         """That was all that the backend sent for now."""
         self._down.flush()
+        if self._detaches:
+            self._detaches = False
+            if self._state is _OPEN:
+                self._detach()
 
     def on_backend_close(self, code: int | None, reason: bytes) -> None:
         """The backend closes, or answers the client's close."""
@@ -307,10 +225,14 @@ class Session:
             if self._blocked:  # the answer must not wait for a backend that takes nothing
                 self._down.resume()
 
-    def on_backend_lost(self) -> None:
-        """The backend has gone without closing, or is of no more use."""
+    def on_backend_lost(self, reason: str = "") -> None:
+        """The backend has gone without closing, or is of no more use, for a reason to be logged."""
         self._up = None
         if self._state in (_OPEN, _CLIENT_CLOSED):
+            if reason:
+                self._front.warn(
+                    "%s: connection %d dropped: %s", self._url, self._down.number, reason
+                )
             self._end()
             self._down.drop()
 
@@ -400,26 +322,33 @@ class Session:
             self._deliver_each(batch)
         else:
             self._down.publish(batch)
-            if self._rearms and batch.sends:
-                self._set_timer()
+            if self._later is not None and batch.sends:
+                self._later.on_sent()
 
     def _deliver_each(self, batch: Batch) -> None:
         filters = (self._channels or {}).get(batch.channel)
-        for message in batch.messages:
+        for index, message in enumerate(batch.messages):
             if filters is None or self._state not in (_OPEN, _CLIENT_CLOSED):
                 return
             wanted = message.content_filters
             if wanted is not None and wanted != filters:
-                continue
-            if message.action is Action.SEND:
-                self._down.publish_message(message)
-                if self._rearms:
-                    self._set_timer()
+                self._on_mismatch(filters, wanted)
+            elif message.action is Action.SEND:
+                self._down.publish_one(batch, index)
+                if self._later is not None:
+                    self._later.on_sent()
             elif message.action is Action.REFRESH:
                 if self._up is not None:
                     self._up.refresh()
             elif message.action is Action.CLOSE:
                 self._close(message.code, message.reason)
+
+    def _on_mismatch(self, filters: tuple[str, ...], wanted: tuple[str, ...]) -> None:
+        """A message is for subscriptions with other content filters."""
+        if self._debug():
+            ours, theirs = ",".join(filters), ",".join(wanted)
+            reason = f"content filter mismatch: subscription={ours} message={theirs}"
+            self._close(INTERNAL_ERROR, reason.encode())
 
     def _close(self, code: int | None, reason: bytes) -> None:
         """Close both ends, on the publisher's or the proxy's account."""
@@ -443,33 +372,30 @@ class Session:
             case wscontrol.Unsubscribe(channel):
                 self._unsubscribe(self._outgoing.route.prefix + channel)
             case wscontrol.Detach():
-                self._detach()
-            case wscontrol.SetSession(id):
-                self.id = id
-            case wscontrol.SetMeta(name, value):
-                self._set_meta(name, value)
+                self._detaches = True
+            case wscontrol.SetSession() | wscontrol.SetMeta():
+                pass  # for state servers and filters, which this version does not have
             case wscontrol.KeepAlive(message, timeout, mode):
-                self._keep_alive_by(message, timeout, mode)
+                self._sends_later().keep_alive(message, timeout, mode)
             case wscontrol.SendDelayed(message, timeout):
-                self._send_later(message, timeout)
+                self._sends_later().delay(message, timeout)
             case wscontrol.FlushDelayed():
-                self._flush_delayed()
+                self._sends_later().flush_delayed()
 
     def _ask_to_subscribe(self, channel: str, filters: tuple[str, ...]) -> None:
+        assert self._channels is not None
+        front, number = self._front, self._down.number
+        bound = front.limits.subscriptions_max
+        if len(self._channels) >= bound:
+            front.warn("connection %d has %d subscriptions already", number, bound)
+            return
         if len(filters) > FILTERS_MAX:
             message = f"too many filters for channel '{channel}'"
-            self._front.warn("%s: %s", self._url, message)
-            debug = self._front.debug or self._outgoing.route.debug
-            self._close(INTERNAL_ERROR, message.encode() if debug else b"")
-            return
-        assert self._channels is not None
-        bound = self._front.limits.subscriptions_max
-        if len(self._channels) >= bound:
-            number = self._down.number
-            self._front.warn("connection %d has %d subscriptions already", number, bound)
+            front.warn("connection %d closed: %s", number, message)
+            self._close(INTERNAL_ERROR, message.encode() if self._debug() else b"")
             return
         if filters:
-            self._front.warn("filters have no effect in this version: %s", self._url)
+            front.warn("filters have no effect in this version: %s", self._url)
         chosen = tuple(name for name in filters if name in _CONTENT_FILTERS)
         self._subscribe(self._outgoing.route.prefix + channel, chosen)
 
@@ -492,59 +418,16 @@ class Session:
             self._each = any(channels.values())
             self._front.registry.unsubscribe(channel, self)
 
+    def _sends_later(self) -> Later:
+        if self._later is None:
+            self._later = Later(self._front, self._down)
+        return self._later
+
     def _detach(self) -> None:
         if self._up is not None:
             self._up.detach()
             self._up = None
             self._down.resume()  # what the client sends is for nobody now
-
-    def _set_meta(self, name: str, value: str | None) -> None:
-        meta = self.meta or {}
-        if value is None:
-            meta.pop(name, None)
-        else:
-            meta[name] = value
-        self.meta = meta or None
-
-    # Timers.
-
-    def _keep_alive_by(self, message: Message | None, timeout: int, mode: KeepAliveMode) -> None:
-        if self._timer is not None:
-            self._front.deadlines.clear(self._timer)
-        self._rearms = message is not None and mode is KeepAliveMode.IDLE
-        self._keep_alive = None
-        if message is not None:
-            self._keep_alive = _message(message), timeout
-            self._set_timer()
-
-    def _set_timer(self) -> None:
-        keep_alive, front = self._keep_alive, self._front
-        if keep_alive is None:
-            return
-        if self._timer is None:
-            self._timer = Alarm(self._keep_client_alive)
-        # Spread over a second, so that clients that came together do not stay in step.
-        wait = max(keep_alive[1] - front.random.random(), 0.0)
-        front.deadlines.set(self._timer, front.loop.time() + wait)
-
-    def _keep_client_alive(self) -> None:
-        if self._keep_alive is not None:
-            if self._down.unread == 0:  # otherwise it is kept alive by what it has to read
-                self._down.publish_message(self._keep_alive[0])
-            self._set_timer()
-
-    def _send_later(self, message: Message, timeout: int) -> None:
-        self._flush_delayed()
-        self._delayed = _message(message), Alarm(self._flush_delayed)
-        self._front.deadlines.set(self._delayed[1], self._front.loop.time() + timeout)
-
-    def _flush_delayed(self) -> None:
-        if self._delayed is not None:
-            (message, alarm), self._delayed = self._delayed, None
-            self._front.deadlines.clear(alarm)
-            self._down.publish_message(message)
-            if self._rearms:
-                self._set_timer()
 
     # Steps.
 
@@ -566,35 +449,22 @@ class Session:
         self._up = None
 
     def _stop(self) -> None:
-        """Nothing more is published to the client."""
-        front = self._front
+        """Nothing more is sent to the client but what the backend still says."""
         if self._channels is not None:
             for channel in self._channels:
-                front.registry.unsubscribe(channel, self)
+                self._front.registry.unsubscribe(channel, self)
         self._channels = None
         self._each = True
-        self._rearms = False
-        self._keep_alive = None
-        if self._timer is not None:
-            front.deadlines.clear(self._timer)
-        if self._delayed is not None:
-            front.deadlines.clear(self._delayed[1])
-            self._delayed = None
+        if self._later is not None:
+            self._later.stop()
+            self._later = None
 
-    def _fail(self, debug_text: str | None = None) -> None:
-        """Refuse on the proxy's own account; `debug_text` is shown where debugging is on."""
-        debug = self._front.debug or self._outgoing.route.debug
-        text = debug_text if debug_text is not None and debug else _ORIGIN_FAILED
+    def _debug(self) -> bool:
+        return self._front.debug or self._outgoing.route.debug
+
+    def _fail(self, error: BackendError | None, shown: str = "") -> None:
+        """Refuse on the proxy's own account; `shown` is what to say where debugging is on."""
+        self._front.warn("%s: %s", self._url, error)
+        text = shown if shown and self._debug() else _ORIGIN_FAILED
         self._end()
         self._down.refuse(502, reason_phrase(502), [], f"{text}\n".encode())
-
-
-def _message(message: Message) -> WsMessage:
-    return WsMessage(Action.SEND, message.type, message.content)
-
-
-def _is_for_proxy(name: bytes, *, refused: bool = False) -> bool:
-    """Whether a field (lower case) of the backend's response is none for the client."""
-    if refused and name == b"content-type":
-        return False
-    return name in _NOT_FOR_CLIENTS or name.startswith(b"set-meta-")

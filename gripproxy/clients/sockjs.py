@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 BODY_MAX = 100_000
 # Bytes of a streaming response, all of which browsers keep until its end.
 STREAM_MAX = 131_072
-SESSIONS_MAX = 50_000
 
 _OPENERS = {
     Transport.XHR: (b"POST",),
@@ -261,8 +260,9 @@ class SockJsExchange:
 
     def _open(self, key: tuple[str, bytes]) -> None:
         front, client = self._front, self._client
-        if len(front.sockjs_sessions) >= SESSIONS_MAX:
-            front.warn("a SockJS session was refused: there are %d", SESSIONS_MAX)
+        bound = front.limits.sockjs_sessions_max
+        if len(front.sockjs_sessions) >= bound:
+            front.warn("a SockJS session was refused: there are %d (sockjs_sessions_max)", bound)
             front.stats.drops["sockjs-sessions"] += 1
             self._answer_error(503, "Too many sessions")
             return

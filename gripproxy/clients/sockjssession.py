@@ -209,9 +209,9 @@ class SockJsSession:
         receiver.log(self._session.target.name, f"code={code} {len(body)}")
         receiver.refuse(code, reason, fields, body)
 
-    def send(self, message: Frame) -> None:
+    def send(self, piece: Frame) -> None:
         """Queue a message of the backend, once it is whole."""
-        content = self._assembler.feed(message)
+        content = self._assembler.feed(piece)
         if content is None or self._state is not State.OPEN:
             return
         self._add(sockjs.quoted(content))
@@ -229,8 +229,12 @@ class SockJsSession:
             self._add_published(string)
         self._flush()
 
-    def publish_message(self, message: WsMessage) -> None:
-        """Queue one message that was not relayed."""
+    def publish_one(self, batch: Batch, index: int) -> None:
+        """Queue one of the messages that were published."""
+        self.send_message(batch.messages[index])
+
+    def send_message(self, message: WsMessage) -> None:
+        """Queue a message that is for this client only."""
         if is_data(message):
             self._add_published(sockjs.quoted(message.content))
             self._flush()

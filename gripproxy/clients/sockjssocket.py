@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
-from weakref import WeakKeyDictionary
 
 from gripproxy.backend.request import Outgoing
 from gripproxy.clients.front import Front
@@ -86,18 +85,15 @@ class Quoted(NamedTuple):
     framed: Batch  # the same for sockets, as messages of their own
 
 
-# As long as a batch is being delivered, so that it is encoded once for all.
-_quoted: WeakKeyDictionary[Batch, Quoted] = WeakKeyDictionary()
-
-
 def quoted(batch: Batch) -> Quoted:
-    """The messages of `batch` for SockJS clients."""
-    found = _quoted.get(batch)
-    if found is None:
-        strings = [sockjs.quoted(message.content) for message in batch.messages if is_data(message)]
-        items = [Item(batch.channel, ws_message=_text(string)) for string in strings]
-        found = _quoted[batch] = Quoted(strings, Batch(batch.channel, items, batch.size))
-    return found
+    """The messages of `batch` for SockJS clients, encoded once for all of them."""
+    return batch.encoded(Quoted, _quote)
+
+
+def _quote(batch: Batch) -> Quoted:
+    strings = [sockjs.quoted(message.content) for message in batch.messages if is_data(message)]
+    items = [Item(batch.channel, ws_message=_text(string)) for string in strings]
+    return Quoted(strings, Batch(batch.channel, items, batch.size))
 
 
 def is_data(message: WsMessage) -> bool:
@@ -217,8 +213,8 @@ class SockJsSocket:
     def refuse(self, code: int, reason: bytes, fields: Headers, body: bytes) -> None:
         self._socket.refuse(code, reason, fields, body)
 
-    def send(self, message: Frame) -> None:
-        content = self._from_backend.feed(message)
+    def send(self, piece: Frame) -> None:
+        content = self._from_backend.feed(piece)
         if content is not None:
             self._socket.send(Frame(TEXT, sockjs.messages([sockjs.quoted(content)])))
 
@@ -228,9 +224,12 @@ class SockJsSocket:
     def publish(self, batch: Batch) -> None:
         self._socket.publish(quoted(batch).framed)
 
-    def publish_message(self, message: WsMessage) -> None:
+    def publish_one(self, batch: Batch, index: int) -> None:
+        self.send_message(batch.messages[index])
+
+    def send_message(self, message: WsMessage) -> None:
         if is_data(message):
-            self._socket.publish_message(_text(sockjs.quoted(message.content)))
+            self._socket.send_message(_text(sockjs.quoted(message.content)))
 
     def close(self, code: int | None, reason: bytes) -> None:
         self._stop()

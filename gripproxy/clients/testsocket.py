@@ -19,11 +19,12 @@ class TestSocket:
     """A session's backend end without a backend."""
 
     __test__ = False  # it is not a test, whatever its name says
-    __slots__ = ("_channels", "_session")
+    __slots__ = ("_channels", "_grip", "_session")
 
     def __init__(self, session: "Session", outgoing: Outgoing) -> None:
         self._session = session
         path = testhandler.strip_base(outgoing.target, outgoing.route.path_beg)
+        self._grip = outgoing.transform.rules.grip
         self._channels = testhandler.websocket_channels(path)
 
     def begin(self) -> None:
@@ -31,14 +32,14 @@ class TestSocket:
             code, reason, headers, body = testhandler.NOT_FOUND
             self._session.on_backend_refused(code, reason, list(headers), body)
             return
-        self._session.on_backend_accepted(_FIELDS)
-        for channel in self._channels:
+        self._session.on_backend_accepted(_FIELDS if self._grip else [])
+        for channel in self._channels if self._grip else ():
             control = orjson.dumps({"type": "subscribe", "channel": channel})
             self._session.on_backend_frame(Frame(TEXT, b"c:" + control))
 
-    def send(self, message: Frame) -> None:
-        opcode, payload, fin = message
-        if opcode in (TEXT, BINARY):
+    def send(self, piece: Frame) -> None:
+        opcode, payload, fin = piece
+        if opcode in (TEXT, BINARY) and self._grip:
             payload = b"m:" + payload
         elif opcode == PING:
             opcode = PONG

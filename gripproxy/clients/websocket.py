@@ -1,5 +1,7 @@
 """A client's WebSocket (RFC 6455): the frames of one connection, for a session and from it."""
 
+import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gripproxy.backend.request import Outgoing
@@ -10,7 +12,7 @@ from gripproxy.clients.session import NORMAL, Session
 from gripproxy.clients.sockjssocket import SockJsSocket, open_session
 from gripproxy.errors import HttpError, WebSocketError
 from gripproxy.grip.item import WsMessage
-from gripproxy.http1.head import Headers, RequestHead
+from gripproxy.http1.head import Headers, RequestHead, header
 from gripproxy.http1.status import reason_phrase
 from gripproxy.hub.fanout import Batch, message_frame
 from gripproxy.routes import Target
@@ -29,6 +31,8 @@ from gripproxy.websocket.receiver import Receiver
 
 if TYPE_CHECKING:
     from gripproxy.clients.connection import ClientConnection
+
+log = logging.getLogger("gripproxy.clients")
 
 _TEXT = ((b"Content-Type", b"text/plain"),)
 
@@ -167,7 +171,7 @@ class ClientSocket:
         lines = [b"HTTP/1.1 101 Switching Protocols\r\n"]
         lines += [b"%b: %b\r\n" % field for field in fields]
         lines.append(b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ")
-        lines.append(accept_key(check_request(request)))
+        lines.append(accept_key(header(request.headers, b"sec-websocket-key") or b""))
         extensions = b", ".join(filter(None, (self._extension, grip)))
         if extensions:
             lines.append(b"\r\nSec-WebSocket-Extensions: " + extensions)
@@ -181,11 +185,11 @@ class ClientSocket:
         """Answer the handshake with something else."""
         self._answer(code, body, fields, reason)
 
-    def send(self, message: Frame) -> None:
+    def send(self, piece: Frame) -> None:
         """Relay a frame, or a piece of one, that came from the backend; `flush` lets it go."""
         if self.closed:
             return
-        opcode, payload, fin = message
+        opcode, payload, fin = piece
         if opcode >= FIRST_CONTROL:
             self._out.append(frame(opcode, payload))
             return
@@ -223,8 +227,12 @@ class ClientSocket:
         else:
             self._queue(data, len(batch.messages))
 
-    def publish_message(self, message: WsMessage) -> None:
-        """Send one message that was not relayed."""
+    def publish_one(self, batch: Batch, index: int) -> None:
+        """Send one of the messages that were published."""
+        self._queue(batch.frame(index, self._bits), 1)
+
+    def send_message(self, message: WsMessage) -> None:
+        """Send a message that is for this client only."""
         self._queue(message_frame(message, self._bits), 1)
 
     def close(self, code: int | None, reason: bytes) -> None:
@@ -264,6 +272,7 @@ class ClientSocket:
         """The client broke the protocol: tell it, and end (RFC 6455 §7.1.7)."""
         session, client = self._session, self._client
         assert session is not None
+        log.info("connection %d closed: %s", client.number, error)
         session.on_client_lost()
         self._forget_waiting()
         if self.closed:
@@ -318,7 +327,7 @@ class ClientSocket:
         self,
         code: int,
         body: bytes,
-        fields: Headers | tuple[tuple[bytes, bytes], ...] = (),
+        fields: Sequence[tuple[bytes, bytes]] = (),
         reason: bytes = b"",
     ) -> None:
         assert self._request is not None

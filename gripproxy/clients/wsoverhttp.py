@@ -48,6 +48,8 @@ EVENTS_TYPE = b"application/websocket-events"
 RESPONSE_MAX = 1_000_000
 # Seconds; Pushpin takes no shorter interval.
 KEEP_ALIVE_MIN = 20
+# Meta fields of one connection, which come with every request: as many as a head may have.
+META_MAX = 64
 # What a message in the queue occupies besides its content, so that empty ones are bounded too.
 EVENT_COST = 64
 # How often a request is sent again: after 1, 2, 4, 8 and 16 s and up to a second more each.
@@ -56,6 +58,7 @@ RETRIES_MAX = 5
 _TYPES = {TEXT: b"TEXT", BINARY: b"BINARY", PING: b"PING", PONG: b"PONG"}
 _OPCODES = {name: opcode for opcode, name in _TYPES.items()}
 _SET_META = b"set-meta-"
+_FOR_PROXY = frozenset((b"keep-alive-interval", b"content-bytes-accepted"))
 # Of the client's fields, those that the events' own requests set, or that mean nothing there.
 _REPLACED = frozenset((b"accept", b"connection-id", b"content-type", b"content-bytes-replayed"))
 _DIGITS = re.compile(rb"[0-9]{1,9}")
@@ -90,6 +93,7 @@ class OverHttp(Timed):
         "_close",
         "_close_due",
         "_cut",
+        "_fetch",
         "_fresh",
         "_front",
         "_head",
@@ -121,6 +125,7 @@ class OverHttp(Timed):
         self._head = _fixed_head(outgoing, target)
         self._state = State.CONNECTING
         self._asking = False
+        self._fetch: Fetch | None = None
         self._offered: list[Event] = []  # in the request that is outstanding
         self._retries = 0
         self._queue: list[Event] = []  # whole messages
@@ -142,8 +147,8 @@ class OverHttp(Timed):
     def begin(self) -> None:
         self._ask([_OPEN])
 
-    def send(self, message: Frame) -> None:
-        opcode, payload, fin = message
+    def send(self, piece: Frame) -> None:
+        opcode, payload, fin = piece
         if self._state not in (State.OPEN, State.ANSWERED):
             return
         if fin and opcode != CONT:
@@ -201,6 +206,10 @@ class OverHttp(Timed):
             self._state = State.LOST
             if not self._asking:
                 self._go_on()
+            elif self._fetch is not None and self._fetch.waits:
+                self._give_up_request()
+            elif self._fetch is not None:
+                self._bound_request()
 
     def pause(self) -> None:
         """Nothing: what the client has left unread is looked at before the next request."""
@@ -217,7 +226,9 @@ class OverHttp(Timed):
     # The timer: of a retry while a request is outstanding, else of the keep-alive.
 
     def expired(self, now: float) -> None:
-        if self._asking:
+        if self._fetch is not None:
+            self._give_up_request()
+        elif self._asking:
             self._send()
         elif self._state is State.CONNECTING:
             self._ask([_OPEN])
@@ -269,10 +280,24 @@ class OverHttp(Timed):
         if self._meta:
             lines += [b"Meta-%b: %b\r\n" % field for field in self._meta.values()]
         lines.append(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
-        fetch = Fetch(
+        fetch = self._fetch = Fetch(
             self._front.pool, self, self._target, outgoing.tls_name(self._target), b"".join(lines)
         )
+        if self._state is State.LOST:
+            self._bound_request()
         fetch.start()
+
+    def _bound_request(self) -> None:
+        """The client is lost: its connection to the backend must not be held for long."""
+        timeout = self._front.limits.ws_close_timeout
+        self._front.deadlines.set(self, self._front.loop.time() + timeout)
+
+    def _give_up_request(self) -> None:
+        """The client is lost, and the request has no answer."""
+        assert self._fetch is not None
+        self._fetch.abandon()
+        self._fetch = None
+        self._settled(self._offered not in ([_OPEN], [_DISCONNECT]))
 
     def _again(self) -> bool:
         """Send it once more, later; False: it was sent often enough."""
@@ -289,19 +314,19 @@ class OverHttp(Timed):
         return RESPONSE_MAX if _has_events(head) else KEPT_MAX
 
     def on_fetched(self, head: ResponseHead, body: bytes, complete: bool) -> None:
-        session = self._session
+        session, self._fetch = self._session, None
         if self._state is State.ENDED:
             return
         if not _has_events(head):
             if self._state is State.CONNECTING and session is not None:
                 self._end()
-                session.on_backend_refused(head.code, head.reason, head.headers, body)
+                session.on_backend_refused(head.code, head.reason, _shown(head.headers), body)
             else:
-                self._abort(f"answered {head.code} without events")
+                self._abort(_what_it_is(head))
             return
         try:
             if not complete:
-                raise EventsError("response too large")
+                raise EventsError(f"its events are larger than {RESPONSE_MAX} bytes")
             events = decode(body)
             self._read_fields(head.headers)
             if self._offered == [_OPEN]:
@@ -312,7 +337,7 @@ class OverHttp(Timed):
             self._abort(str(error))
 
     def on_unfetched(self, error: BackendError, sent: bool) -> None:
-        session = self._session
+        session, self._fetch = self._session, None
         if self._state is State.ENDED:
             return
         if self._offered == [_OPEN]:
@@ -338,10 +363,10 @@ class OverHttp(Timed):
             self._settled(accepts)
         elif accepts:
             self._state = State.OPEN
-            session.on_backend_accepted(head.headers)
+            session.on_backend_accepted(_shown(head.headers, accepts=True))
             self._take(events[1:], _Settled.SOMETHING)
         elif events or not self._interval:
-            raise EventsError("no OPEN")
+            raise EventsError("its answer to OPEN has no OPEN, and no Keep-Alive-Interval")
         else:
             self._asking = False
             self._go_on()
@@ -373,12 +398,12 @@ class OverHttp(Timed):
         if accepted is None or accepted == whole:
             left: list[Event] = []
         elif accepted > whole:
-            raise EventsError("more content accepted than offered")
+            raise EventsError("it accepted more content than it was offered")
         elif accepted >= size:
-            raise EventsError("all accepted but the close")
+            raise EventsError("it accepted everything but the close")
         else:
             if not accepted and (self._cut or (self._paused and not self._fresh)):
-                raise EventsError("nothing accepted, and there is no room for more")
+                raise EventsError("it accepted nothing, and ws_queue_bytes wait for it")
             left = accept(messages, accepted)
             self._close_due = self._close is not None
             closes = False
@@ -413,7 +438,7 @@ class OverHttp(Timed):
                 session.on_backend_lost()
                 return
             else:
-                raise EventsError("OPEN again")
+                raise EventsError("it sent OPEN on an open connection")
         if heard is not None:
             heard.on_backend_read()
         if self._state in (State.LOST, State.ENDED):
@@ -455,8 +480,7 @@ class OverHttp(Timed):
         elif connecting:
             session.on_backend_failed(ResponseError(reason))
         else:
-            log.info("target %s: %s", self._target.name, reason)
-            session.on_backend_lost()
+            session.on_backend_lost(f"target {self._target.name}: {reason}")
 
     def _end(self) -> None:
         self._state = State.ENDED
@@ -489,6 +513,8 @@ class OverHttp(Timed):
                 self._session.on_backend_ready()
         elif not self._queue:
             self._refuse_message()  # it fills all the room that there is, and has not ended
+        else:
+            self._refresh = True  # the client cannot say more, so nothing else would offer the rest
 
     def _refuse_message(self) -> None:
         self._discard_partial()
@@ -503,6 +529,7 @@ class OverHttp(Timed):
         return bool(self._offered) and self._offered[-1].type == b"CLOSE"
 
     def _read_fields(self, headers: Headers) -> None:
+        """Raises EventsError."""
         for name, value in headers:
             key = name.lower()
             if key == b"keep-alive-interval":
@@ -513,6 +540,8 @@ class OverHttp(Timed):
                 short = key[len(_SET_META) :]
                 if value:
                     meta[short] = name[len(_SET_META) :], value
+                    if len(meta) > META_MAX:
+                        raise EventsError(f"it set more than {META_MAX} Meta fields")
                 else:
                     meta.pop(short, None)
                 self._meta = meta or None
@@ -535,6 +564,25 @@ def _fixed_head(outgoing: Outgoing, target: Target) -> bytes:
 
 def _is_replaced(name: bytes) -> bool:
     return name in _REPLACED or name.startswith(b"meta-")
+
+
+def _shown(headers: Headers, *, accepts: bool = False) -> Headers:
+    """The fields of a response that are not for the proxy."""
+    return [
+        field
+        for field in headers
+        if (name := field[0].lower()) not in _FOR_PROXY
+        and not name.startswith(_SET_META)
+        and not (accepts and name == b"content-type")
+    ]
+
+
+def _what_it_is(head: ResponseHead) -> str:
+    """What is wrong with a response that has no events."""
+    if head.code != 200:
+        return f"it answered {head.code}"
+    found = (header(head.headers, b"content-type") or b"none").decode("latin-1")
+    return f"it answered with Content-Type {found} instead of {EVENTS_TYPE.decode()}"
 
 
 def _has_events(head: ResponseHead) -> bool:

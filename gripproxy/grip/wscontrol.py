@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gripproxy.errors import GripProxyError
 from gripproxy.grip import fields
-from gripproxy.grip.item import NAMES_MAX, PING_MAX, WsType
+from gripproxy.grip.item import NAMES_MAX, PING_MAX, Action, WsMessage, WsType
 from gripproxy.grip.terms import KEEP_ALIVE_TIMEOUT, KeepAliveMode
 
 # Seconds, as in Pushpin.
@@ -18,14 +18,6 @@ SEND_DELAYED_TIMEOUT = 1
 _WS_TYPES = {kind.value: kind for kind in WsType}
 
 _Object = Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What a client gets; the content of a ping or pong fits a frame."""
-
-    type: WsType
-    content: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +59,7 @@ class SetMeta:
 class KeepAlive:
     """Sends `message` again and again; None ends it. `timeout` in seconds, at least 1."""
 
-    message: Message | None
+    message: WsMessage | None
     timeout: int
     mode: KeepAliveMode
 
@@ -76,7 +68,7 @@ class KeepAlive:
 class SendDelayed:
     """Sends `message` once, after `timeout` seconds (at least 1)."""
 
-    message: Message
+    message: WsMessage
     timeout: int
 
 
@@ -150,7 +142,7 @@ def _keep_alive(obj: _Object) -> KeepAlive:
 def _send_delayed(obj: _Object) -> SendDelayed:
     kind, content = _kind(obj), _content(obj)
     if content is None:
-        return SendDelayed(Message(kind, b""), SEND_DELAYED_TIMEOUT)
+        return SendDelayed(WsMessage(Action.SEND, kind, b""), SEND_DELAYED_TIMEOUT)
     return SendDelayed(_message(kind, content), _timeout(obj, SEND_DELAYED_TIMEOUT))
 
 
@@ -198,10 +190,10 @@ def _content(obj: _Object) -> bytes | None:
     return None if content is None else fields.encode(content)
 
 
-def _message(kind: WsType, content: bytes) -> Message:
+def _message(kind: WsType, content: bytes) -> WsMessage:
     if len(content) > PING_MAX and kind in (WsType.PING, WsType.PONG):
         raise _Ignored
-    return Message(kind, content)
+    return WsMessage(Action.SEND, kind, content)
 
 
 def _timeout(obj: _Object, default: int) -> int:

@@ -7,8 +7,9 @@ attends to others.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cached_property
+from typing import TypeVar, cast
 
 from gripproxy.grip.item import (
     Action,
@@ -32,7 +33,8 @@ COST_BYTES = 8192
 BATCH_ITEMS = 64
 BATCH_BYTES = 262_144
 
-OPCODES = {WsType.TEXT: TEXT, WsType.BINARY: BINARY, WsType.PING: PING, WsType.PONG: PONG}
+T = TypeVar("T")
+_OPCODES = {WsType.TEXT: TEXT, WsType.BINARY: BINARY, WsType.PING: PING, WsType.PONG: PONG}
 # Python 3.11 takes 80 ns to find a member in its class.
 _SEND, _HINT = Action.SEND, Action.HINT
 
@@ -46,6 +48,8 @@ class Batch:
         self.size = size  # bytes of content
         self.cost = 1 + size // COST_BYTES  # of one delivery, against SLICE
         self._frames: dict[int, bytes] = {}
+        self._frame: dict[tuple[int, int], bytes] = {}
+        self._encoded: dict[Hashable, object] = {}
 
     @cached_property
     def stream(self) -> bytes:
@@ -107,6 +111,20 @@ class Batch:
                 ]
             )
         return data
+
+    def frame(self, index: int, window_bits: int) -> bytes:
+        """The frame of one of the messages."""
+        key = index, window_bits
+        data = self._frame.get(key)
+        if data is None:
+            data = self._frame[key] = message_frame(self.messages[index], window_bits)
+        return data
+
+    def encoded(self, kind: Hashable, encode: Callable[["Batch"], T]) -> T:
+        """What `encode` makes of it, which it is asked for once for each kind."""
+        if kind not in self._encoded:
+            self._encoded[kind] = encode(self)
+        return cast(T, self._encoded[kind])
 
     def _contents(self) -> Iterator[bytes]:
         for item in self.items:
@@ -205,7 +223,7 @@ class Fanout:
 
 def message_frame(message: WsMessage, window_bits: int) -> bytes:
     """The frame of one message; of data only, it can be compressed."""
-    opcode = OPCODES[message.type]
+    opcode = _OPCODES[message.type]
     if window_bits and opcode in (TEXT, BINARY):
         return frame(opcode, compress(message.content, window_bits), rsv1=True)
     return frame(opcode, message.content)

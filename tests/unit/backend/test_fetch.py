@@ -94,9 +94,11 @@ def test_its_connection_is_used_again(stage: Stage) -> None:
 
 def test_who_finds_no_connection_waits_for_one(stage: Stage) -> None:
     stage.pool.slow = True
-    fetcher, _ = stage.fetch()
+    fetcher, fetch = stage.fetch()
     assert stage.pool.requests == []
+    assert fetch.waits
     stage.pool.connect()
+    assert not fetch.waits
     stage.pool.request.answer(b"hello")
     assert fetcher.fetched == (200, b"hello", True)
 

@@ -330,6 +330,20 @@ async def test_a_fresh_connection_is_made_although_one_is_free(stage: Stage) -> 
     assert stage.want(pool).connection.result() is connection
 
 
+async def test_a_connection_that_becomes_free_is_not_fresh(stage: Stage) -> None:
+    pool = stage.pool(connections_max=1)
+    used = await stage.use(pool)
+    busy = stage.want(pool).connection.result()
+    fresh, other = stage.want(pool, fresh=True), stage.want(pool)
+    assert busy is used
+    pool.release(used)
+    assert await soon(other.connection) is used
+    assert not fresh.connection.done()
+    pool.release(used)
+    assert not (await soon(fresh.connection)).used
+    assert stage.backend.count == 2
+
+
 async def test_a_connection_that_the_backend_closed_is_not_used_again(stage: Stage) -> None:
     pool = stage.pool()
     asker = stage.want(pool)

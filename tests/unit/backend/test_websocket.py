@@ -49,6 +49,7 @@ class Peer:
 
     def __init__(self) -> None:
         self.heard: list[Heard] = []
+        self.connected = self.reads = 0
         self.head: ResponseHead | None = None
         self.error: BackendError | None = None
         self.then: Callable[[], None] | None = None  # what it does when it hears something
@@ -59,6 +60,9 @@ class Peer:
         self.wakes.set()
         if self.then is not None:
             self.then()
+
+    def on_connected(self) -> None:
+        self.connected += 1
 
     def on_upgraded(self, head: ResponseHead) -> None:
         self.head = head
@@ -72,7 +76,7 @@ class Peer:
         self.note("failed")
 
     def on_read(self) -> None:
-        """It goes without saying."""
+        self.reads += 1
 
     def on_frame(self, received: Frame) -> None:
         self.note("frame", *received)
@@ -144,8 +148,11 @@ def deflating() -> Stage:
 
 
 def test_the_request_is_sent_once_there_is_a_connection() -> None:
-    stage = Stage().connect()
+    stage = Stage()
+    assert stage.peer.connected == 0
+    stage.connect()
     assert stage.transport.written == REQUEST
+    assert stage.peer.connected == 1
     assert stage.peer.heard == []
 
 
@@ -233,7 +240,8 @@ def test_other_extensions_are_not_those_of_the_connection(extension: bytes) -> N
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"), [(None, "connection closed by the backend"), (OSError("reset"), "reset")]
+    ("error", "reason"),
+    [(None, "connection closed by the backend"), (OSError("reset"), "connection lost: reset")],
 )
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Swi", b"HTTP/1.1 100 Continue\r\n\r\n"])
 def test_a_backend_that_leaves_without_an_answer_has_failed(
@@ -357,6 +365,7 @@ def test_a_close_frame_is_sent_at_once(
 
 def test_frames_come_as_they_are(stage: Stage) -> None:
     stage.receive(frame(TEXT, b"\xff") + frame(PONG, b"p"))
+    assert stage.peer.reads == 1
     stage.receive(frame(BINARY, b"a", fin=False))
     stage.receive(frame(CONT, b"b", fin=False), frame(PING, b""), frame(CONT, b"c"))
     assert stage.peer.heard == [
@@ -518,6 +527,35 @@ def test_many_messages_may_inflate_to_more_than_that_together(deflating: Stage) 
     deflating.receive(b"".join(messages) + frame(CLOSE, b""))
     assert deflating.peer.heard[-1] == ("close", None, b"")
     assert sum(len(cast(bytes, words[2])) for words in deflating.peer.heard[:-1]) == 2_700_000
+
+
+async def test_a_backend_that_waits_inflates_no_further(deflating: Stage) -> None:
+    messages = [frame(BINARY, compressed(compressor(), bytes(900_000)), rsv1=True)] * 3
+    deflating.peer.then = deflating.socket.pause
+    deflating.receive(b"".join(messages))
+    assert not deflating.transport.reading
+    first = len(deflating.peer.heard)
+    deflating.peer.then = None
+    await asyncio.sleep(0)
+    assert len(deflating.peer.heard) == first
+    deflating.socket.resume()
+    deflating.socket.pause()  # before it could go on
+    await asyncio.sleep(0)
+    assert len(deflating.peer.heard) == first
+    deflating.socket.resume()
+    await asyncio.sleep(0)
+    assert sum(len(cast(bytes, words[2])) for words in deflating.peer.heard) == 2_700_000
+
+
+async def test_nor_does_one_that_has_ended(deflating: Stage) -> None:
+    messages = [frame(BINARY, compressed(compressor(), bytes(900_000)), rsv1=True)] * 3
+    deflating.peer.then = deflating.socket.pause
+    deflating.receive(b"".join(messages))
+    first = len(deflating.peer.heard)
+    deflating.socket.resume()
+    deflating.socket.end()
+    await asyncio.sleep(0)
+    assert len(deflating.peer.heard) == first
 
 
 # -- pace, and the end ---------------------------------------------------------------------------

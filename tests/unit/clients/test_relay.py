@@ -5,8 +5,9 @@ from typing import Any, cast
 import pytest
 
 from gripproxy.backend.headers import HeaderRules
+from gripproxy.clients.ends import Upstream
 from gripproxy.clients.relay import Relay
-from gripproxy.clients.session import Session, Upstream
+from gripproxy.clients.session import Session
 from gripproxy.errors import BlockedError, ConnectError
 from gripproxy.http1.head import Headers, RequestHead, parse_request
 from gripproxy.routes import Route, Target
@@ -192,6 +193,36 @@ def test_a_backend_may_be_out_of_reach(error: Any) -> None:
     assert stage.session.heard == [("unreachable", error)]
 
 
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 403"])
+def test_a_backend_that_does_not_answer_has_failed_in_time(answer: bytes) -> None:
+    stage = Stage()
+    stage.relay.begin()
+    stage.wait(1000)  # connecting has bounds of its own
+    stage.attempt.connect()
+    stage.receive(answer)
+    stage.wait(stage.pool.response_timeout - 1)
+    assert stage.session.heard == []
+    stage.wait(2)
+    assert stage.session.heard == [("failed", "no response in time")]
+    assert stage.transport.aborted
+    stage.lose()
+    assert len(stage.session.heard) == 1
+
+
+@pytest.mark.parametrize("outcome", ["accepts", "refuses", "fails"])
+def test_one_that_answers_has_no_such_bound(outcome: str) -> None:
+    stage = Stage()
+    key = check_request(stage.connect())
+    if outcome == "accepts":
+        stage.accept(key)
+    elif outcome == "refuses":
+        stage.receive(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
+    else:
+        stage.lose()
+    stage.wait(10_000)
+    assert len(stage.session.heard) == 1
+
+
 # -- frames --------------------------------------------------------------------------------------
 
 
@@ -247,6 +278,7 @@ def test_a_backend_that_does_not_answer_a_close_is_lost_in_time(stage: Stage) ->
     assert stage.session.heard == []
     stage.wait(2)
     assert stage.session.heard == [("lost",)]
+    assert stage.session.reasons == ["it does not answer the client's close"]
     assert stage.transport.closed
 
 
@@ -264,12 +296,14 @@ def test_the_backend_closes_and_the_client_answers(stage: Stage) -> None:
 def test_a_backend_that_goes_is_lost(stage: Stage) -> None:
     stage.lose()
     assert stage.session.heard == [("lost",)]
+    assert stage.session.reasons == ["connection closed by the backend"]
 
 
 def test_a_backend_that_goes_instead_of_answering_is_lost_once(stage: Stage) -> None:
     stage.up.close(1000, b"")
     stage.lose()
-    assert stage.session.heard[0] == ("lost",)
+    stage.wait(1000)
+    assert stage.session.heard == [("lost",)]
 
 
 def test_a_detached_backend_is_closed_and_not_heard(stage: Stage) -> None:
@@ -314,7 +348,7 @@ def test_a_client_may_be_lost_while_there_is_no_connection() -> None:
     stage.relay.begin()
     stage.up.lost()
     assert stage.attempt.cancelled
-    stage.attempt.fail(ConnectError("refused"))  # it was too late to cancel it
+    stage.wait(1000)
     assert stage.session.heard == []
 
 

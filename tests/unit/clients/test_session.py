@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from gripproxy.backend.request import Outgoing
+from gripproxy.clients.ends import Downstream, Upstream
 from gripproxy.clients.front import Front
-from gripproxy.clients.session import Downstream, Session, Upstream
+from gripproxy.clients.session import Session
 from gripproxy.errors import BlockedError, ConnectError, ResponseError
 from gripproxy.grip.item import Action, WsMessage, WsType
 from gripproxy.http1.head import Headers
@@ -84,8 +85,9 @@ class Stage(Surroundings):
         return self.accept(GRIP)
 
     def say(self, content: bytes, opcode: int = TEXT) -> None:
-        """The backend sends a message."""
+        """The backend sends a message, and nothing more for now."""
         self.session.on_backend_frame(Frame(opcode, content))
+        self.session.on_backend_read()
 
     def control(self, **fields: Any) -> None:
         """The backend sends a control message; an underscore in a name is a hyphen."""
@@ -175,11 +177,12 @@ def test_where_no_target_can_be_reached_the_client_is_refused(where: str) -> Non
     stage = Stage(route=route, debug=where == "global")
     stage.session.begin()
     stage.session.on_backend_unreachable(ConnectError("refused"))
-    stage.session.on_backend_unreachable(ConnectError("refused"))
+    stage.session.on_backend_unreachable(ConnectError("no answer"))
     tried = b"Tried: backend.example:8000, other.example:8001\n"
     body = FAILED if where == "nowhere" else b"Unable to connect to any targets. " + tried
     assert stage.down.heard == [("refuse", 502, b"Bad Gateway", [], body)]
     assert stage.session.target is OTHER
+    assert stage.warnings == ["ws://client.example/path: no answer"]
 
 
 @pytest.mark.parametrize(("debug", "body"), [(False, FAILED), (True, b"private\n")])
@@ -188,6 +191,7 @@ def test_a_target_that_may_not_be_reached_is_the_last(debug: bool, body: bytes) 
     stage.session.begin()
     stage.session.on_backend_unreachable(BlockedError("private"))
     assert stage.down.heard == [("refuse", 502, b"Bad Gateway", [], body)]
+    assert stage.warnings == ["ws://client.example/path: private"]
 
 
 @pytest.mark.parametrize("debug", [False, True])
@@ -199,14 +203,14 @@ def test_a_target_that_fails_is_the_last(debug: bool) -> None:
     assert stage.warnings == ["ws://client.example/path: no OPEN"]
 
 
-def test_a_refusal_reaches_the_client_without_what_is_for_the_proxy() -> None:
+def test_a_refusal_reaches_the_client_without_what_is_of_the_hop() -> None:
     stage = Stage()
     stage.session.begin()
     fields = [
         (b"Content-Type", b"text/html"),
         (b"Set-Cookie", b"a"),
         (b"Set-Cookie", b"b"),
-        *[(name, b"x") for name in FOR_THE_PROXY],
+        *[(name, b"x") for name in OF_THE_HOP],
     ]
     stage.session.on_backend_refused(403, b"No Way", fields, b"body")
     assert stage.down.heard == [("refuse", 403, b"No Way", fields[:3], b"body")]
@@ -214,26 +218,22 @@ def test_a_refusal_reaches_the_client_without_what_is_for_the_proxy() -> None:
     assert stage.up.heard == [("begin",)]
 
 
-FOR_THE_PROXY = [
+OF_THE_HOP = [
     b"Connection",
     b"KEEP-ALIVE",
     b"Transfer-Encoding",
     b"Upgrade",
     b"Content-Length",
-    b"Keep-Alive-Interval",
-    b"Set-Meta-User",
-    b"set-meta-",
-    b"Content-Bytes-Accepted",
     b"Sec-WebSocket-Accept",
     b"Sec-WebSocket-Extensions",
 ]
 
 
-def test_the_fields_of_an_acceptance_reach_the_client_without_what_is_for_the_proxy() -> None:
+def test_so_do_the_fields_of_an_acceptance() -> None:
     stage = Stage()
     stage.session.begin()
     fields = [(b"Sec-WebSocket-Protocol", b"p"), (b"Set-Cookie", b"a"), (b"Set-Cookie", b"b")]
-    own = [(name, b"x") for name in [*FOR_THE_PROXY, b"Content-Type"]]
+    own = [(name, b"x") for name in OF_THE_HOP]
     stage.session.on_backend_accepted([*fields, *own])
     assert stage.down.heard == [("accept", fields, None)]
 
@@ -426,7 +426,9 @@ def test_there_are_so_many_subscriptions_at_most() -> None:
     for channel in "bcd":
         stage.subscribe(channel)
     assert stage.listens_to == ["a", "b", "c"]
+    assert stage.warnings == ["connection 7 has 3 subscriptions already"]
     stage.subscribe("c", filters=["build-id"])  # not even that
+    stage.subscribe("d", filters=["build-id"] * 6)
     stage.publish(text(b"1", content_filters=("build-id",)), channel="c")
     assert stage.down.heard == []
     stage.control(type="unsubscribe", channel="c")
@@ -448,16 +450,10 @@ def test_a_session_is_a_subscriber_of_its_route() -> None:
     assert Stage(route=Route("*", (TARGET,), id="r")).session.bucket == "r"
 
 
-def test_meta_and_the_session_s_id_can_be_set(stage: Stage) -> None:
+def test_what_is_for_state_servers_and_filters_changes_nothing(stage: Stage) -> None:
     stage.control(type="session", id="s")
     stage.control(type="set-meta", name="user", value="bob")
-    stage.control(type="set-meta", name="x", value="1")
-    stage.control(type="set-meta", name="x")
-    assert (stage.session.id, stage.session.meta) == ("s", {"user": "bob"})
-    stage.control(type="session")
-    stage.control(type="set-meta", name="user")
-    assert (stage.session.id, stage.session.meta) == (None, None)
-    assert stage.down.heard == []
+    assert (stage.down.heard, stage.up.heard) == ([], [])
 
 
 # -- filters -------------------------------------------------------------------------------------
@@ -525,6 +521,23 @@ def test_too_many_filters_close_the_session(where: str) -> None:
     assert stage.down.heard == [RESUME, ("close", 1011, reason)]
     assert stage.up.heard == [DETACH]
     assert stage.listens_to == []
+    assert stage.warnings[-1] == "connection 7 closed: too many filters for channel 'b'"
+
+
+def test_filters_that_do_nothing_are_warned_of(stage: Stage) -> None:
+    stage.subscribe(filters=["skip-self"])
+    assert stage.warnings == ["filters have no effect in this version: ws://client.example/path"]
+
+
+@pytest.mark.parametrize("where", ["global", "route"])
+def test_where_debugging_is_on_a_message_for_other_filters_closes_the_session(where: str) -> None:
+    route = Route("*", (TARGET,), debug=where == "route")
+    stage = Stage(route=route, debug=where == "global").open()
+    stage.subscribe(filters=["build-id", "var-subst"])
+    stage.publish(text(b"1", content_filters=("http-modify",)), text(b"2"))
+    reason = b"content filter mismatch: subscription=build-id,var-subst message=http-modify"
+    assert stage.down.heard == [RESUME, ("close", 1011, reason)]
+    assert stage.up.heard == [DETACH]
 
 
 # -- publishing ----------------------------------------------------------------------------------
@@ -668,6 +681,14 @@ def test_a_message_that_the_backend_s_end_cannot_hold_is_the_client_s_fault(stag
     assert stage.down.heard == [("fail", 1009)]
 
 
+def test_what_the_backend_says_at_once_is_flushed_once(stage: Stage) -> None:
+    for content in (b"m:a", b"m:b"):
+        stage.session.on_backend_frame(Frame(TEXT, content))
+    assert stage.down.flushes == 0
+    stage.session.on_backend_read()
+    assert stage.down.flushes == 1
+
+
 # -- keep-alive ----------------------------------------------------------------------------------
 
 
@@ -740,9 +761,13 @@ def test_in_idle_mode_every_frame_to_the_client_begins_the_wait_anew(
     assert stage.comes_in(30, sent(b"hi"))
 
 
-def test_in_idle_mode_what_the_client_sends_does_not_count(stage: Stage) -> None:
+def test_in_idle_mode_what_the_client_does_not_see_does_not_count(stage: Stage) -> None:
+    stage.subscribe()
     keep_alive(stage, content="hi", timeout=30)
     stage.wait(20)
+    stage.publish(HINT)
+    stage.publish(REFRESH)
+    stage.down.take()
     stage.session.on_client_frame(Frame(TEXT, b"x"))
     stage.session.on_client_read()
     stage.say(b"no prefix")
@@ -874,6 +899,26 @@ def test_a_detached_client_is_published_to_and_kept_alive(detached: Stage) -> No
     assert detached.comes_in(30, sent(b"hi"))
 
 
+def test_what_the_backend_says_with_a_detach_still_counts(stage: Stage) -> None:
+    for content in (b"m:a", b'c:{"type":"detach"}', b"m:b"):
+        stage.session.on_backend_frame(Frame(TEXT, content))
+    stage.session.on_backend_frame(Frame(TEXT, b'c:{"type":"subscribe","channel":"b"}'))
+    assert stage.up.heard == []
+    stage.session.on_backend_read()
+    assert stage.up.heard == [DETACH]
+    assert stage.down.heard == [relayed(b"a"), relayed(b"b"), RESUME]
+    assert stage.listens_to == ["b"]
+
+
+def test_a_close_with_a_detach_is_a_close(stage: Stage) -> None:
+    stage.session.on_backend_frame(Frame(TEXT, b'c:{"type":"detach"}'))
+    stage.session.on_backend_close(4000, b"bye")
+    stage.session.on_backend_read()
+    assert stage.down.heard == [CLOSED]
+    stage.session.on_client_close(4001, b"")
+    assert stage.up.heard == [("close", 4001, b"")]
+
+
 def test_what_a_detached_client_sends_is_for_nobody(detached: Stage) -> None:
     detached.session.on_client_frame(Frame(TEXT, b"x"))
     detached.session.on_client_read()
@@ -969,6 +1014,8 @@ def test_the_backend_closes_and_the_client_answers(stage: Stage) -> None:
     stage.session.on_client_close(4001, b"well")
     assert stage.up.heard == [("close", 4001, b"well")]
     assert stage.down.heard == [FINISH]
+    stage.session.on_client_lost()
+    assert len(stage.up.heard) == 1
 
 
 def test_what_the_client_sends_before_its_answer_reaches_the_backend(stage: Stage) -> None:
@@ -976,6 +1023,23 @@ def test_what_the_client_sends_before_its_answer_reaches_the_backend(stage: Stag
     stage.session.on_client_frame(Frame(TEXT, b"x"))
     stage.session.on_client_read()
     assert stage.up.heard == [relayed(b"x"), ("flush",)]
+
+
+def test_the_client_s_answer_does_not_wait_for_a_backend_that_takes_nothing(stage: Stage) -> None:
+    stage.session.on_backend_blocked()
+    assert stage.down.take() == [PAUSE]
+    stage.session.on_backend_close(1000, b"")
+    assert stage.down.take() == [("close", 1000, b""), RESUME]
+    stage.session.on_client_frame(Frame(TEXT, b"nobody has room for it"))
+    assert stage.up.heard == []
+    stage.session.on_backend_ready()
+    stage.session.on_client_frame(Frame(TEXT, b"x"))
+    assert stage.up.take() == [relayed(b"x")]
+    stage.down.take()
+    stage.session.on_backend_blocked()
+    assert stage.down.heard == []
+    stage.session.on_client_close(1000, b"")
+    assert stage.up.heard == [("close", 1000, b"")]
 
 
 def test_a_client_that_is_lost_instead_of_answering_is_told_of(stage: Stage) -> None:
@@ -999,10 +1063,13 @@ def test_a_backend_closes_once(stage: Stage) -> None:
     assert stage.down.heard == [("close", 1000, b"")]
 
 
-def test_a_backend_that_is_lost_drops_its_client(stage: Stage) -> None:
+@pytest.mark.parametrize("reason", ["", "it answered 500"])
+def test_a_backend_that_is_lost_drops_its_client(stage: Stage, reason: str) -> None:
     stage.subscribe()
-    stage.session.on_backend_lost()
+    stage.session.on_backend_lost(reason)
     assert stage.down.heard == [DROP]
+    warning = f"ws://client.example/path: connection 7 dropped: {reason}"
+    assert stage.warnings == ([warning] if reason else [])
     assert stage.listens_to == []
     stage.session.on_client_lost()
     assert stage.up.heard == []

@@ -4,12 +4,12 @@ The target is the built-in test handler, which accepts, and sends back what it i
 """
 
 import logging
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
 from gripproxy.accesslog import AccessLog
-from gripproxy.clients import sockjs
 from gripproxy.clients.connection import ClientConnection
 from gripproxy.clients.sockjs import BODY_MAX, take
 from gripproxy.errors import HttpError
@@ -203,13 +203,13 @@ def test_a_client_that_is_lost_before_its_body_has_come(stage: Stage) -> None:
     assert stage.front.sockjs_sessions == {}
 
 
-def test_there_is_a_bound_on_sessions(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockjs, "SESSIONS_MAX", 1)
+def test_there_is_a_bound_on_sessions(stage: Stage) -> None:
+    stage.front.limits = replace(stage.front.limits, sockjs_sessions_max=1)
     stage.open(b"a")
     client = stage.ask(b"POST /0/b/xhr")
     assert (client.status, client.body) == (b"503 Service Unavailable", b"Too many sessions\n")
     assert stage.front.stats.drops == {"sockjs-sessions": 1}
-    assert stage.warnings == ["a SockJS session was refused: there are 1"]
+    assert stage.warnings == ["a SockJS session was refused: there are 1 (sockjs_sessions_max)"]
 
 
 def test_a_refusal() -> None:

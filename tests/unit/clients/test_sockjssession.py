@@ -184,7 +184,7 @@ def test_a_stream_takes_all(stage: Stage) -> None:
     stream = stage.receive(streams=True)
     for content in (b"a", b"b"):
         stage.say(content)
-    stage.down.publish_message(text(b"c"))
+    stage.down.send_message(text(b"c"))
     assert stream.frames == [b'a["a"]', b'a["b"]', b'a["c"]']
 
 
@@ -194,7 +194,7 @@ def test_only_what_is_data_is_published(stage: Stage) -> None:
         WsMessage(Action.HINT),
         WsMessage(Action.SEND, WsType.BINARY, b"y"),
     )
-    stage.down.publish_message(WsMessage(Action.SEND, WsType.PONG, b"x"))
+    stage.down.send_message(WsMessage(Action.SEND, WsType.PONG, b"x"))
     assert stage.receive().frames == [b'a["y"]']
 
 

@@ -266,7 +266,7 @@ def test_published_messages(stage: Stage) -> None:
     items = [Item("a", ws_message=message) for message in published]
     stage.between.publish(Batch("a", items, 0))
     for message in (*published, WsMessage(Action.SEND, WsType.BINARY, b"b")):
-        stage.between.publish_message(message)
+        stage.between.send_message(message)
     assert stage.client.take() == [
         ("publish", b'a["a"]'),
         ("message", WsType.TEXT, b'a["a"]'),

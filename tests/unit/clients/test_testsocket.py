@@ -4,7 +4,9 @@ from typing import cast
 
 import pytest
 
-from gripproxy.clients.session import Session, Upstream
+from gripproxy.backend.headers import HeaderRules
+from gripproxy.clients.ends import Upstream
+from gripproxy.clients.session import Session
 from gripproxy.clients.testsocket import TestSocket
 from gripproxy.routes import Route, Target
 from gripproxy.websocket.frames import BINARY, CONT, PING, PONG, TEXT, Frame
@@ -14,8 +16,8 @@ TARGET = Target(test=True)
 
 
 class Stage(Surroundings):
-    def __init__(self, target: bytes = b"/ws", path_beg: bytes = b"") -> None:
-        super().__init__(Route("*", (TARGET,), path_beg=path_beg))
+    def __init__(self, target: bytes = b"/ws", path_beg: bytes = b"", grip: bool = True) -> None:
+        super().__init__(Route("*", (TARGET,), path_beg=path_beg), HeaderRules(grip=grip))
         self.session = FakeSession()
         session = cast(Session, self.session)
         self.up: Upstream = TestSocket(session, self.outgoing(target=target))
@@ -46,6 +48,14 @@ def test_it_accepts_and_listens(target: bytes, path_beg: bytes, channels: list[b
     assert stage.session.heard == [accepted, *subscriptions]
 
 
+def test_without_grip_it_only_echoes() -> None:
+    stage = Stage(grip=False)
+    stage.up.begin()
+    assert stage.session.take() == [("accepted", [])]
+    stage.up.send(Frame(TEXT, b"a"))
+    assert stage.session.heard == [("frame", TEXT, b"a", True)]
+
+
 @pytest.mark.parametrize("target", [b"/", b"/stream", b"/ws/x"])
 def test_there_is_nothing_else(target: bytes) -> None:
     stage = Stage(target)
@@ -72,7 +82,9 @@ def test_it_echoes(sent: list[Frame], echoed: list[Frame]) -> None:
     stage = Stage().open()
     for each in sent:
         stage.up.send(each)
+    assert stage.session.reads == 0
     stage.up.flush()
+    assert stage.session.reads == 1
     assert stage.session.heard == [("frame", *each) for each in echoed]
 
 

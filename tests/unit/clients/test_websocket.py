@@ -14,7 +14,7 @@ from gripproxy.clients import websocket as websocket_module
 from gripproxy.clients.connection import ClientConnection
 from gripproxy.clients.front import Front
 from gripproxy.clients.websocket import ClientSocket
-from gripproxy.errors import WebSocketError
+from gripproxy.errors import HttpError, WebSocketError
 from gripproxy.grip.item import Action, Item, WsMessage, WsType
 from gripproxy.hub.fanout import Batch
 from gripproxy.routes import Route, Target
@@ -38,6 +38,7 @@ from tests.unit.transport import Transport
 TARGET = Target("backend.example", 8000)
 # RFC 6455 §1.3
 KEY, ACCEPT = b"dGhlIHNhbXBsZSBub25jZQ==", b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+HINT = WsMessage(Action.HINT)
 OFFER = (b"Sec-WebSocket-Extensions", b"permessage-deflate")
 LOST: Heard = ("lost",)
 READ: Heard = ("read",)
@@ -314,6 +315,18 @@ def test_where_there_is_no_route_the_client_is_refused(shake: Shake) -> None:
     )
 
 
+def test_there_may_be_no_session_to_open(shake: Shake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise HttpError("no", 400)
+
+    stage = shake()
+    monkeypatch.setattr(websocket_module, "open_session", refuse)
+    stage.receive(handshake())
+    assert stage.take() == (
+        b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n\r\nno\n"
+    )
+
+
 def test_a_route_may_be_for_websockets_only(shake: Shake) -> None:
     assert shake(handshake(), route=Route("*", (TARGET,), proto="ws")).session.heard != []
     assert shake(handshake(), route=Route("*", (TARGET,), proto="http")).session.heard == []
@@ -501,6 +514,15 @@ def test_a_client_that_breaks_the_protocol_is_told_and_counts_as_lost(
     assert stage.session.heard == []
 
 
+def test_one_that_does_not_read_that_is_cut_off_as_well(stage: Stage) -> None:
+    stage.receive(masked(3, b""))
+    stage.transport.unread = 100
+    stage.wait(25)
+    assert not stage.transport.aborted
+    stage.wait(10)
+    assert stage.transport.aborted
+
+
 def test_a_client_that_breaks_the_protocol_after_our_close_gets_no_other(stage: Stage) -> None:
     stage.socket.close(1000, b"")
     stage.take()
@@ -570,12 +592,18 @@ def test_what_is_published_is_one_write(stage: Stage) -> None:
 
 
 def test_a_hint_writes_nothing(stage: Stage) -> None:
-    stage.batch(WsMessage(Action.HINT))
+    stage.batch(HINT)
     assert stage.transport.writes == 0
 
 
+def test_one_of_the_messages_that_were_published_is_a_frame(stage: Stage) -> None:
+    batch = Batch("a", [Item("a", ws_message=message) for message in (text(b"1"), HINT)], 0)
+    stage.socket.publish_one(batch, 0)
+    assert stage.take() == b"\x81\x011"
+
+
 def test_a_message_by_itself_is_a_frame(stage: Stage) -> None:
-    stage.socket.publish_message(WsMessage(Action.SEND, WsType.BINARY, b"\xff"))
+    stage.socket.send_message(WsMessage(Action.SEND, WsType.BINARY, b"\xff"))
     assert stage.take() == b"\x82\x01\xff"
 
 
@@ -584,7 +612,7 @@ def test_what_is_published_waits_for_the_end_of_a_message_that_is_half_relayed(
 ) -> None:
     stage.relay(Frame(TEXT, b"a", False))
     stage.batch(text(b"1"), text(b"2"))
-    stage.socket.publish_message(WsMessage(Action.SEND, WsType.PING, b"p"))
+    stage.socket.send_message(WsMessage(Action.SEND, WsType.PING, b"p"))
     stage.batch(text(b"3"))
     assert stage.take() == b"\x01\x01a"
     assert stage.front.queued_bytes == 12
@@ -595,6 +623,25 @@ def test_what_is_published_waits_for_the_end_of_a_message_that_is_half_relayed(
     assert stage.front.queued_bytes == 0
     stage.batch(text(b"4"))
     assert stage.take() == b"\x81\x014"
+
+
+def test_what_has_waited_is_sent_once(stage: Stage) -> None:
+    for content in (b"1", b"2"):
+        stage.relay(Frame(TEXT, b"a", False))
+        stage.batch(text(content))
+        stage.relay(Frame(CONT, b""))
+        assert stage.take() == b"\x01\x01a\x80\x00\x81\x01" + content
+        assert stage.front.queued_bytes == 0
+
+
+def test_all_clients_together_have_a_bound_as_well() -> None:
+    stage = Stage(queue_total_bytes=10).open()
+    stage.front.queued_bytes = 5  # of others
+    stage.relay(Frame(TEXT, b"a", False))
+    stage.batch(text(b"123"))
+    stage.batch(text(b""))
+    assert stage.session.heard == [("overflow", 1)]
+    assert stage.front.queued_bytes == 10
 
 
 def test_so_much_may_wait_there_and_no_more() -> None:
@@ -635,7 +682,7 @@ def test_a_client_that_is_blocked_has_a_queue() -> None:
     stage.transport.unread = 100
     assert stage.take() == b"\x81\x0812345678"
     stage.batch(text(b""), text(b""))
-    stage.socket.publish_message(text(b""))
+    stage.socket.send_message(text(b""))
     assert stage.session.heard == [("blocked",), ("overflow", 2), ("overflow", 1)]
     assert stage.take() == b""
 
@@ -655,7 +702,9 @@ def test_what_waited_for_a_relayed_message_meets_that_queue() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.lists(st.sampled_from(["whole", "begin", "go on", "end", "ping", "batch", "one"])),
+    st.lists(
+        st.sampled_from(["whole", "begin", "go on", "end", "ping", "batch", "one"]), min_size=10
+    ),
     st.sampled_from([None, b"permessage-deflate", b"permessage-deflate; server_max_window_bits=9"]),
 )
 def test_whatever_is_relayed_and_published_messages_arrive_whole(
@@ -687,7 +736,7 @@ def test_whatever_is_relayed_and_published_messages_arrive_whole(
             stage.batch(text(b"p" + content), text(b"p" + content))
             published += [b"p" + content] * 2
         elif step == "one":
-            stage.socket.publish_message(text(b"p" + content))
+            stage.socket.send_message(text(b"p" + content))
             published.append(b"p" + content)
     inflater = None if offer is None else Inflater(False, 10**6)
     receiver = Receiver(masked=False, check_text=True, inflater=inflater)
@@ -717,7 +766,7 @@ def test_messages_to_the_client_are_compressed_each_by_itself(deflating: Stage) 
     deflating.relay(Frame(TEXT, b"hello"))
     one = deflating.take()
     deflating.batch(text(b"hello"))
-    deflating.socket.publish_message(text(b"hello"))
+    deflating.socket.send_message(text(b"hello"))
     assert deflating.take() == one * 2
     assert one[0] == 0xC0 | TEXT
     assert inflated(one[2:]) == b"hello"
@@ -725,7 +774,7 @@ def test_messages_to_the_client_are_compressed_each_by_itself(deflating: Stage) 
 
 def test_control_frames_are_not_compressed(deflating: Stage) -> None:
     deflating.relay(Frame(PING, b"p"))
-    deflating.socket.publish_message(WsMessage(Action.SEND, WsType.PONG, b"q"))
+    deflating.socket.send_message(WsMessage(Action.SEND, WsType.PONG, b"q"))
     deflating.socket.close(1000, b"")
     assert deflating.take() == b"\x89\x01p\x8a\x01q\x88\x02\x03\xe8"
 
@@ -850,7 +899,7 @@ def test_after_a_close_frame_nothing_is_sent(stage: Stage) -> None:
     stage.socket.close(1001, b"")
     stage.relay(Frame(TEXT, b"a"), Frame(PING, b""))
     stage.batch(text(b"1"))
-    stage.socket.publish_message(text(b"2"))
+    stage.socket.send_message(text(b"2"))
     assert stage.transport.writes == 0
     assert stage.front.queued_bytes == 0
 

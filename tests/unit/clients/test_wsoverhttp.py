@@ -224,10 +224,27 @@ def test_without_grip_no_extension_is_asked_for() -> None:
 def test_a_backend_accepts_with_the_fields_of_its_answer(stage: Stage) -> None:
     stage.up.begin()
     stage.answer(OPEN, (b"Set-Cookie", b"a"), (b"Set-Cookie", b"b"))
-    (heard,) = stage.session.take()
-    assert heard[0] == "accepted"
-    fields = cast(Headers, heard[1])
-    assert [value for name, value in fields if name == b"Set-Cookie"] == [b"a", b"b"]
+    fields = [(b"Set-Cookie", b"a"), (b"Set-Cookie", b"b"), (b"Content-Length", b"6")]
+    assert stage.session.heard == [("accepted", fields)]
+
+
+FOR_THE_PROXY = [
+    (b"Keep-Alive-Interval", b"20"),
+    (b"CONTENT-BYTES-ACCEPTED", b"0"),
+    (b"Set-Meta-User", b"bob"),
+    (b"set-meta-", b"x"),
+]
+
+
+def test_what_an_answer_tells_the_proxy_is_not_for_the_client(stage: Stage) -> None:
+    stage.up.begin()
+    stage.answer(OPEN, *FOR_THE_PROXY)
+    assert stage.session.heard == [("accepted", [(b"Content-Length", b"6")])]
+    other = Stage()
+    other.up.begin()
+    other.request.answer(b"No", [(b"Content-Type", b"text/plain"), *FOR_THE_PROXY], 403)
+    fields = [(b"Content-Type", b"text/plain"), (b"Content-Length", b"2")]
+    assert other.session.heard == [("refused", 403, b"Forbidden", fields, b"No")]
 
 
 def test_what_comes_with_the_acceptance_comes_after_it(stage: Stage) -> None:
@@ -313,7 +330,7 @@ def test_an_answer_that_does_not_begin_with_open_or_is_broken_is_a_failure(
 def test_an_answer_that_is_too_large_is_a_failure(stage: Stage) -> None:
     stage.up.begin()
     stage.answer(OPEN.ljust(RESPONSE_MAX + 1))
-    assert stage.session.heard == [("failed", "response too large")]
+    assert stage.session.heard == [("failed", "its events are larger than 1000000 bytes")]
 
 
 def test_an_answer_may_be_so_large(stage: Stage) -> None:
@@ -529,6 +546,19 @@ def test_meta_is_given_back_with_every_later_request(stage: Stage) -> None:
         stage.answer()
 
 
+def test_there_is_a_bound_on_meta(stage: Stage) -> None:
+    stage.open()
+    for start in (0, 32):
+        stage.send(b"a")
+        names = [b"Set-Meta-%d" % number for number in range(start, start + 32)]
+        stage.answer(b"", *[(name, b"x") for name in names])
+    assert stage.session.heard == []
+    stage.send(b"a")
+    assert stage.request[b"meta-63"] == b"x"
+    stage.answer(b"", (b"Set-Meta-64", b"x"))
+    assert stage.session.heard == [LOST]
+
+
 def test_meta_is_replaced_and_removed_whatever_its_case(stage: Stage) -> None:
     stage.open(b"", (b"Set-Meta-User", b"bob"), (b"Set-Meta-X", b"1"))
     stage.send(b"a")
@@ -663,6 +693,8 @@ def test_a_full_queue_blocks_the_client_until_the_backend_has_taken_it(stage: St
     assert stage.session.heard == [("blocked",)]
     stage.answer()
     assert stage.session.heard == [("blocked",), ("ready",)]
+    stage.send(b"c")
+    assert stage.session.heard == [("blocked",), ("ready",), ("blocked",)]
 
 
 def test_what_the_client_had_sent_before_it_was_blocked_is_taken(stage: Stage) -> None:
@@ -1123,6 +1155,14 @@ def test_a_full_queue_of_which_nothing_is_accepted_is_the_end(stage: Stage) -> N
     assert stage.is_over
 
 
+def test_a_full_queue_of_which_a_little_is_accepted_goes_on(stage: Stage) -> None:
+    stage.open()
+    stage.send(bytes(BOUND))
+    assert stage.asked() == text(bytes(BOUND))
+    stage.answer(b"", accepts(1))
+    assert stage.asks or ("ready",) in stage.session.heard
+
+
 def test_what_was_not_accepted_counts_towards_the_bound(stage: Stage) -> None:
     stage.open()
     stage.send(bytes(BOUND - 1 - EVENT_COST))
@@ -1543,14 +1583,63 @@ def test_a_backend_that_has_not_accepted_is_told_nothing(
     assert stage.is_over
 
 
-def test_nor_is_one_that_could_not_be_reached(stage: Stage) -> None:
+def test_nor_is_one_that_has_not_been_reached(stage: Stage) -> None:
     stage.pool.slow = True
     stage.up.begin()
     stage.up.lost()
-    stage.pool.refuse()
-    assert stage.session.heard == []
+    assert stage.pool.waiting == []
     stage.wait(1000)
     assert stage.pool.waiting == []
+    assert stage.session.heard == []
+
+
+def test_a_request_that_waits_for_a_connection_is_not_awaited(stage: Stage) -> None:
+    stage.open()
+    stage.pool.slow = True
+    stage.pool.idle.clear()
+    stage.send(b"a")
+    stage.up.lost()
+    stage.pool.connect()
+    assert stage.asked() == DISCONNECT
+
+
+def test_nor_is_one_that_is_not_answered_in_time(stage: Stage) -> None:
+    stage.open()
+    stage.send(b"a")
+    assert stage.asked() == text(b"a")
+    unanswered = stage.request
+    stage.wait(100)
+    stage.up.lost()
+    assert stage.asks_in(30)
+    assert unanswered.wire.aborted
+    assert stage.asked() == DISCONNECT
+    stage.wait(29)
+    assert not stage.request.wire.aborted
+    stage.wait(2)
+    assert stage.request.wire.aborted
+    assert stage.is_over
+
+
+def test_nor_is_open(stage: Stage) -> None:
+    stage.up.begin()
+    assert stage.asked() == OPEN
+    stage.up.lost()
+    stage.wait(31)
+    assert stage.request.wire.aborted
+    assert stage.is_over
+
+
+def test_an_answer_in_time_ends_that_wait(stage: Stage) -> None:
+    stage.open()
+    stage.send(b"a")
+    assert stage.asked() == text(b"a")
+    stage.up.lost()
+    stage.wait(25)
+    stage.answer()
+    assert stage.asked() == DISCONNECT
+    stage.wait(25)
+    stage.answer()
+    assert stage.is_over
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,11 @@ class Ears:
 
     def note(self, *words: object) -> None:
         self.heard.append(words)
-        what = self.then.get(str(words[0]))
+        self.note_silently(str(words[0]))
+
+    def note_silently(self, word: str) -> None:
+        """Note what goes without saying."""
+        what = self.then.get(word)
         if what is not None:
             what()
 
@@ -132,6 +136,8 @@ class FakeSession(Ears):
     def __init__(self) -> None:
         super().__init__()
         self.unread = 0
+        self.reads = 0
+        self.reasons: list[str] = []  # of being lost
 
     def on_backend_accepted(self, fields: Headers) -> None:
         self.note("accepted", fields)
@@ -149,12 +155,14 @@ class FakeSession(Ears):
         self.note("frame", *received)
 
     def on_backend_read(self) -> None:
-        """It goes without saying."""
+        self.reads += 1
+        self.note_silently("read")
 
     def on_backend_close(self, code: int | None, reason: bytes) -> None:
         self.note("close", code, reason)
 
-    def on_backend_lost(self) -> None:
+    def on_backend_lost(self, reason: str = "") -> None:
+        self.reasons.append(reason)
         self.note("lost")
 
     def on_backend_blocked(self) -> None:
@@ -175,6 +183,7 @@ class FakeDownstream(Ears):
     def __init__(self) -> None:
         super().__init__()
         self.unread = 0
+        self.flushes = 0
 
     def accept(self, fields: Headers, grip: bytes | None) -> None:
         self.note("accept", fields, grip)
@@ -182,16 +191,19 @@ class FakeDownstream(Ears):
     def refuse(self, code: int, reason: bytes, fields: Headers, body: bytes) -> None:
         self.note("refuse", code, reason, fields, body)
 
-    def send(self, message: Frame) -> None:
-        self.note("send", *message)
+    def send(self, piece: Frame) -> None:
+        self.note("send", *piece)
 
     def flush(self) -> None:
-        """It goes without saying."""
+        self.flushes += 1
 
     def publish(self, batch: Batch) -> None:
         self.note("publish", *[message.content for message in batch.messages])
 
-    def publish_message(self, message: WsMessage) -> None:
+    def publish_one(self, batch: Batch, index: int) -> None:
+        self.send_message(batch.messages[index])
+
+    def send_message(self, message: WsMessage) -> None:
         self.note("message", message.type, message.content)
 
     def close(self, code: int | None, reason: bytes) -> None:
@@ -223,8 +235,8 @@ class FakeUpstream(Ears):
     def begin(self) -> None:
         self.note("begin")
 
-    def send(self, message: Frame) -> None:
-        self.note("send", *message)
+    def send(self, piece: Frame) -> None:
+        self.note("send", *piece)
 
     def flush(self) -> None:
         self.note("flush")

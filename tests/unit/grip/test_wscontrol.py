@@ -8,14 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gripproxy.grip.fields import FILTERS_MAX, INTEGER_MAX
-from gripproxy.grip.item import NAMES_MAX, PING_MAX, WsType
+from gripproxy.grip.item import NAMES_MAX, PING_MAX, Action, WsMessage, WsType
 from gripproxy.grip.terms import KeepAliveMode
 from gripproxy.grip.wscontrol import (
     Control,
     Detach,
     FlushDelayed,
     KeepAlive,
-    Message,
     SendDelayed,
     SetMeta,
     SetSession,
@@ -38,6 +37,11 @@ value: st.SearchStrategy[object] = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False),
     st.lists(st.text(max_size=3), max_size=2),
 )
+
+
+def sent(kind: WsType, content: bytes) -> WsMessage:
+    """What a client is sent."""
+    return WsMessage(Action.SEND, kind, content)
 
 
 def read(kind: object, **fields: object) -> Control | None:
@@ -174,22 +178,22 @@ class TestSessionAndMeta:
 
 class TestContent:
     def test_text_in_utf_8_is_the_default(self) -> None:
-        assert keep_alive(content="ä") == KeepAlive(Message(WsType.TEXT, b"\xc3\xa4"), 55, IDLE)
-        assert send_delayed(content="ä") == SendDelayed(Message(WsType.TEXT, b"\xc3\xa4"), 1)
+        assert keep_alive(content="ä") == KeepAlive(sent(WsType.TEXT, b"\xc3\xa4"), 55, IDLE)
+        assert send_delayed(content="ä") == SendDelayed(sent(WsType.TEXT, b"\xc3\xa4"), 1)
 
     @pytest.mark.parametrize("kind", list(WsType))
     def test_every_kind_of_message(self, kind: WsType) -> None:
-        message = Message(kind, b"x")
+        message = sent(kind, b"x")
         assert keep_alive(content="x", message_type=kind.value) == KeepAlive(message, 55, IDLE)
         assert send_delayed(content="x", message_type=kind.value) == SendDelayed(message, 1)
 
     def test_binary_content_wins_and_is_text_unless_told_otherwise(self) -> None:
         encoded = base64.b64encode(b"\xffx").decode()
         assert send_delayed(content="a", content_bin=encoded) == SendDelayed(
-            Message(WsType.TEXT, b"\xffx"), 1
+            sent(WsType.TEXT, b"\xffx"), 1
         )
         assert send_delayed(content=1, content_bin=encoded, message_type="binary") == SendDelayed(
-            Message(WsType.BINARY, b"\xffx"), 1
+            sent(WsType.BINARY, b"\xffx"), 1
         )
 
     def test_a_keep_alive_without_content_is_its_end(self) -> None:
@@ -198,13 +202,13 @@ class TestContent:
 
     def test_empty_content_is_content(self) -> None:
         assert keep_alive(content="", message_type="ping") == KeepAlive(
-            Message(WsType.PING, b""), 55, IDLE
+            sent(WsType.PING, b""), 55, IDLE
         )
-        assert keep_alive(content_bin="") == KeepAlive(Message(WsType.TEXT, b""), 55, IDLE)
+        assert keep_alive(content_bin="") == KeepAlive(sent(WsType.TEXT, b""), 55, IDLE)
 
     def test_a_delayed_message_without_content_is_empty(self) -> None:
-        assert send_delayed() == SendDelayed(Message(WsType.TEXT, b""), 1)
-        assert send_delayed(message_type="pong") == SendDelayed(Message(WsType.PONG, b""), 1)
+        assert send_delayed() == SendDelayed(sent(WsType.TEXT, b""), 1)
+        assert send_delayed(message_type="pong") == SendDelayed(sent(WsType.PONG, b""), 1)
 
     @pytest.mark.parametrize("kind", ["keep-alive", "send-delayed"])
     @pytest.mark.parametrize("wrong", WRONG_TEXTS)
@@ -222,13 +226,13 @@ class TestContent:
     def test_pings_and_pongs_that_no_client_could_take_are_ignored(self, name: str) -> None:
         longest = keep_alive(content="x" * PING_MAX, message_type=name)
         assert longest is not None
-        assert longest.message == Message(WsType(name), b"x" * PING_MAX)
+        assert longest.message == sent(WsType(name), b"x" * PING_MAX)
         assert keep_alive(content="x" * (PING_MAX + 1), message_type=name) is None
         assert send_delayed(content="ä" * (PING_MAX // 2 + 1), message_type=name) is None
 
     def test_other_messages_may_be_longer(self) -> None:
         assert send_delayed(content="x" * 1000, message_type="binary") == SendDelayed(
-            Message(WsType.BINARY, b"x" * 1000), 1
+            sent(WsType.BINARY, b"x" * 1000), 1
         )
 
 
@@ -273,8 +277,8 @@ class TestTimeout:
 
     def test_it_does_not_matter_without_content(self) -> None:
         assert keep_alive(timeout=-1) == KeepAlive(None, 55, IDLE)
-        assert send_delayed(timeout=[]) == SendDelayed(Message(WsType.TEXT, b""), 1)
-        assert send_delayed(timeout=9) == SendDelayed(Message(WsType.TEXT, b""), 1)
+        assert send_delayed(timeout=[]) == SendDelayed(sent(WsType.TEXT, b""), 1)
+        assert send_delayed(timeout=9) == SendDelayed(sent(WsType.TEXT, b""), 1)
 
 
 class TestMode:
@@ -293,4 +297,4 @@ class TestMode:
         assert keep_alive(mode=wrong) is None
 
     def test_delayed_messages_have_none(self) -> None:
-        assert send_delayed(content="x", mode=1) == SendDelayed(Message(WsType.TEXT, b"x"), 1)
+        assert send_delayed(content="x", mode=1) == SendDelayed(sent(WsType.TEXT, b"x"), 1)

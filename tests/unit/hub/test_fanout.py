@@ -378,6 +378,19 @@ def test_the_messages_for_websockets_are_in_order_and_without_the_others() -> No
 
 
 @pytest.mark.parametrize(
+    ("messages", "sends"),
+    [
+        ([], False),
+        ([WS_HINT, WS_CLOSE], False),
+        ([WS_HINT, PING], True),
+        ([TEXT._replace(content=b"")], True),
+    ],
+)
+def test_not_all_messages_send_something(messages: list[WsMessage], sends: bool) -> None:
+    assert sockets(*messages).sends is sends
+
+
+@pytest.mark.parametrize(
     ("messages", "same"),
     [
         ([], True),
@@ -434,6 +447,56 @@ def test_frames_are_made_once_for_each_window() -> None:
     one = sockets(TEXT)
     assert len({one.frames(), one.frames(9), one.frames(15)}) > 1
     assert [one.frames(bits) is one.frames(bits) for bits in (0, 9, 15)] == [True] * 3
+
+
+@pytest.mark.parametrize("bits", [0, 9])
+def test_a_single_frame_is_made_once_for_each_window(bits: int) -> None:
+    some = sockets(TEXT, WS_HINT, BINARY)
+    assert some.frame(2, bits) == message_frame(BINARY, bits)
+    assert some.frame(0, bits) == message_frame(TEXT, bits)
+    assert some.frame(0, bits) is some.frame(0, bits)
+
+
+@pytest.mark.parametrize(
+    ("messages", "sends"), [((), False), ((WS_HINT,), False), ((WS_HINT, PING), True)]
+)
+def test_whether_clients_see_something_of_it(messages: tuple[WsMessage, ...], sends: bool) -> None:
+    assert sockets(*messages).sends is sends
+
+
+def test_other_encodings_are_asked_for_once() -> None:
+    asked: list[Batch] = []
+
+    def encode(batch: Batch) -> int:
+        asked.append(batch)
+        return len(asked)
+
+    one = sockets(TEXT)
+    assert [one.encoded("a", encode), one.encoded("a", encode), one.encoded("b", encode)] == [
+        1,
+        1,
+        2,
+    ]
+    assert asked == [one, one]
+
+
+def test_so_is_the_frame_of_one_message() -> None:
+    one = sockets(TEXT, WS_CLOSE, PING)
+    assert [one.frame(index, 0) for index in (0, 2)] == [b"\x81\x02ab", b"\x89\x01p"]
+    assert one.frame(0, 15) == message_frame(TEXT, 15)
+    assert [one.frame(0, bits) is one.frame(0, bits) for bits in (0, 15)] == [True] * 2
+
+
+def test_others_may_encode_it_otherwise_once_for_each_kind() -> None:
+    calls: list[Batch] = []
+
+    def encode(given: Batch) -> bytes:
+        calls.append(given)
+        return b"%d" % len(calls)
+
+    one = sockets(TEXT)
+    assert [one.encoded(kind, encode) for kind in ("a", "b", "a")] == [b"1", b"2", b"1"]
+    assert calls == [one, one]
 
 
 def test_without_messages_there_are_no_frames() -> None:
