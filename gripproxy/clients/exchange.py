@@ -478,5 +478,5 @@ def _sends_events(outgoing: Outgoing) -> bool:
     return (
         content_type is not None
         and content_type.partition(b";")[0].strip().lower() == b"application/websocket-events"
-        and outgoing.route.targets[0].over_http
+        and any(target.over_http for target in outgoing.route.targets)
     )
