@@ -9,6 +9,7 @@ that comes is for the one who called it.
 import asyncio
 import itertools
 import logging
+import select
 import socket
 import struct
 from typing import Protocol, cast
@@ -34,7 +35,6 @@ _LINGER_MAX = 30.0  # in all
 _STEPS = 10
 # Seconds between two looks at a client that is not read, since it could leave unnoticed.
 _LOOK = 10.0
-_TCP_ESTABLISHED = 1  # the first byte of Linux's tcp_info
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _numbers = itertools.count(1)
 
@@ -436,10 +436,11 @@ class ClientConnection(asyncio.Protocol, Timed):
     def _has_left(self) -> bool:
         """Whether the client has closed its end, although what it sent before is not read yet."""
         peer_socket = self.transport.get_extra_info("socket")
-        if peer_socket is None or peer_socket.family not in (socket.AF_INET, socket.AF_INET6):
+        if peer_socket is None:
             return False
-        state: bytes = peer_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-        return state[0] != _TCP_ESTABLISHED
+        poll = select.poll()
+        poll.register(peer_socket, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def _count_queued(self, size: int) -> None:
         self.queued += size

@@ -1,8 +1,8 @@
 """WebSocket-over-HTTP: a session's messages as requests to a backend that knows only those.
 
-Invariants: at most one request is outstanding, the wait for a retry included (`_asking`); what was
-offered stays in `_queue` until the backend has accepted it; once the session wants no more
-(`_session` is None), responses are read only for what the backend accepts.
+What they say comes out of an `Outbox`; when they are made, and what their responses mean, is here.
+Invariants: at most one request is outstanding, the wait for a retry included (`_asking`); once the
+session wants no more (`_session` is None), responses are read only for what the backend accepts.
 """
 
 import logging
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from gripproxy.backend.fetch import Fetch
 from gripproxy.backend.request import KEPT_MAX, Outgoing
 from gripproxy.clients.front import Front
+from gripproxy.clients.outbox import EVENT_TYPES, Accepted, Outbox
 from gripproxy.deadlines import Timed
 from gripproxy.errors import (
     BackendError,
@@ -24,19 +25,10 @@ from gripproxy.errors import (
     ResponseError,
 )
 from gripproxy.grip.item import PING_MAX
-from gripproxy.grip.wsevents import Event, accept, content_size, decode, encode
+from gripproxy.grip.wsevents import Event, content_size, decode, encode
 from gripproxy.http1.head import Headers, ResponseHead, header
 from gripproxy.routes import Target, rewrite
-from gripproxy.websocket.frames import (
-    BINARY,
-    CONT,
-    PING,
-    PONG,
-    TEXT,
-    Frame,
-    close_payload,
-    parse_close,
-)
+from gripproxy.websocket.frames import PING, Frame, close_payload, parse_close
 
 if TYPE_CHECKING:
     from gripproxy.clients.session import Session
@@ -50,20 +42,18 @@ RESPONSE_MAX = 1_000_000
 KEEP_ALIVE_MIN = 20
 # Meta fields of one connection, which come with every request: as many as a head may have.
 META_MAX = 64
-# What a message in the queue occupies besides its content, so that empty ones are bounded too.
-EVENT_COST = 64
 # How often a request is sent again: after 1, 2, 4, 8 and 16 s and up to a second more each.
 RETRIES_MAX = 5
 
-_TYPES = {TEXT: b"TEXT", BINARY: b"BINARY", PING: b"PING", PONG: b"PONG"}
-_OPCODES = {name: opcode for opcode, name in _TYPES.items()}
+_OPCODES = {name: opcode for opcode, name in EVENT_TYPES.items()}
 _SET_META = b"set-meta-"
 _FOR_PROXY = frozenset((b"keep-alive-interval", b"content-bytes-accepted"))
 # Of the client's fields, those that the events' own requests set, or that mean nothing there.
 _REPLACED = frozenset((b"accept", b"connection-id", b"content-type", b"content-bytes-replayed"))
 _DIGITS = re.compile(rb"[0-9]{1,9}")
-_OPEN = Event(b"OPEN")
-_DISCONNECT = Event(b"DISCONNECT")
+# What a request says that is not from the outbox.
+_OPENING = (Event(b"OPEN"),)
+_LEAVING = (Event(b"DISCONNECT"),)
 
 
 class State(Enum):
@@ -77,37 +67,24 @@ class State(Enum):
     ENDED = auto()
 
 
-class _Settled(Enum):
-    """What a backend has accepted of what it was offered."""
-
-    NOTHING = auto()
-    SOMETHING = auto()  # or there was nothing to accept
-    CLOSED = auto()  # all of it, with a CLOSE
+# In which the client's messages are for the backend.
+_HEARING = (State.OPEN, State.ANSWERED)
 
 
 class OverHttp(Timed):
-    """The backend's end of one session: queues what the client sends, and asks with it."""
+    """The backend's end of one session: asks the backend with what the client sends."""
 
     __slots__ = (
         "_asking",
-        "_close",
-        "_close_due",
-        "_cut",
+        "_events",
         "_fetch",
-        "_fresh",
         "_front",
         "_head",
         "_interval",
         "_meta",
-        "_offered",
+        "_outbox",
         "_outgoing",
-        "_partial",
-        "_partial_type",
-        "_paused",
-        "_queue",
-        "_queued",
         "_refresh",
-        "_replayed",
         "_retries",
         "_session",
         "_state",
@@ -126,64 +103,39 @@ class OverHttp(Timed):
         self._state = State.CONNECTING
         self._asking = False
         self._fetch: Fetch | None = None
-        self._offered: list[Event] = []  # in the request that is outstanding
+        self._events: Sequence[Event] = ()  # of the request that is outstanding
         self._retries = 0
-        self._queue: list[Event] = []  # whole messages
-        self._queued = 0  # bytes that it and the message that has begun occupy, about
-        self._replayed = 0  # leading bytes of it that were offered before
-        self._partial: bytearray | None = None  # the message that has begun
-        self._partial_type = b""
-        self._fresh = False  # the queue has something that was never offered
-        self._cut = False  # the request could not hold all of the queue
-        self._close: Event | None = None  # comes behind the queue
-        self._close_due = False
+        self._outbox = Outbox(front.limits.ws_queue_bytes, one_event=target.one_event)
         self._refresh = False
-        self._paused = False  # the client is not read
         self._interval = 0  # seconds between requests with nothing to say; 0: none
         self._meta: dict[bytes, tuple[bytes, bytes]] | None = None  # by lower-case name
 
     # What the session calls.
 
     def begin(self) -> None:
-        self._ask([_OPEN])
+        self._ask(_OPENING)
 
     def send(self, piece: Frame) -> None:
-        opcode, payload, fin = piece
-        if self._state not in (State.OPEN, State.ANSWERED):
+        session, outbox = self._session, self._outbox
+        if session is None or self._state not in _HEARING:
             return
-        if fin and opcode != CONT:
-            self._add(Event(_TYPES[opcode], payload))
-            return
-        if opcode != CONT:
-            self._partial = bytearray()
-            self._partial_type = _TYPES[opcode]
-        if self._partial is None:
-            return  # of a message that was too large
-        self._partial += payload
-        self._queued += len(payload)
-        if fin:
-            content = bytes(self._partial)
-            self._discard_partial()
-            self._add(Event(self._partial_type, content))
-        elif self._queued >= self._front.limits.ws_queue_bytes:
-            if self._queue:
-                self._pause()
-            else:
-                self._refuse_message()
+        was_full = outbox.full
+        if not outbox.add(piece):
+            session.on_message_too_large()
+        elif outbox.full and not was_full:
+            session.on_backend_blocked()
 
     def flush(self) -> None:
-        if (self._fresh or self._refresh) and not self._asking:
+        if (self._outbox.fresh or self._refresh) and not self._asking:
             self._go_on()
 
     def close(self, code: int | None, reason: bytes) -> None:
         if self._state in (State.LOST, State.ENDED):
             return
-        self._discard_partial()
-        self._close = Event(b"CLOSE", close_payload(code, reason))
+        self._outbox.close(close_payload(code, reason))
         if self._state is State.ANSWERED:
             self._session = None
         self._state = State.CLOSING
-        self._close_due = True
         if not self._asking:
             self._go_on()
 
@@ -197,9 +149,7 @@ class OverHttp(Timed):
     def lost(self) -> None:
         """A DISCONNECT says so to the backend, unless it knows of the end already."""
         self._session = None
-        self._discard_partial()
-        self._queue = []
-        self._close = None
+        self._outbox.clear()
         if self._front.stopping or (self._state is State.CONNECTING and not self._asking):
             self._end()
         elif self._state is not State.ENDED:
@@ -231,21 +181,21 @@ class OverHttp(Timed):
         elif self._asking:
             self._send()
         elif self._state is State.CONNECTING:
-            self._ask([_OPEN])
+            self._ask(_OPENING)
         else:
             self._refresh = True
-            self._close_due = self._close is not None
+            self._outbox.repeat_close()
             self._go_on()
 
     # Requests.
 
     def _go_on(self) -> None:
         """No request is outstanding: send the next, or wait."""
-        state = self._state
+        state, outbox = self._state, self._outbox
         if state is State.LOST:
-            self._ask([_DISCONNECT])
-        elif self._close_due or ((self._refresh or self._fresh) and self._has_room()):
-            self._ask(self._next_events())
+            self._ask(_LEAVING)
+        elif outbox.close_due or ((self._refresh or outbox.fresh) and self._has_room()):
+            self._ask(outbox.offer())
         elif self._interval and state is not State.ANSWERED:
             self._front.deadlines.set(self, self._front.loop.time() + self._interval)
 
@@ -254,28 +204,20 @@ class OverHttp(Timed):
         session = self._session
         return session is None or session.unread < self._front.limits.ws_queue_bytes
 
-    def _next_events(self) -> list[Event]:
-        events = self._queue[:1] if self._target.one_event else self._queue.copy()
-        self._fresh = self._cut = len(events) < len(self._queue)
-        if self._close is not None and not (self._fresh or (self._target.one_event and events)):
-            events.append(self._close)
-            self._close_due = False
-        return events
-
-    def _ask(self, events: list[Event]) -> None:
+    def _ask(self, events: Sequence[Event]) -> None:
         self._front.deadlines.clear(self)
         self._asking = True
         self._refresh = False
-        self._offered = events
+        self._events = events
         self._send()
 
     def _send(self) -> None:
         """Send the request, maybe again, with a token of this moment."""
-        outgoing, events = self._outgoing, self._offered
+        outgoing, events, replayed = self._outgoing, self._events, self._outbox.replayed
         body = encode(events)
         lines = [self._head]
         lines += [b"%b: %b\r\n" % field for field in outgoing.transform.signature(outgoing.sender)]
-        if self._replayed and (replayed := min(self._replayed, content_size(events))):
+        if replayed and (replayed := min(replayed, content_size(events))):
             lines.append(b"Content-Bytes-Replayed: %d\r\n" % replayed)
         if self._meta:
             lines += [b"Meta-%b: %b\r\n" % field for field in self._meta.values()]
@@ -297,7 +239,7 @@ class OverHttp(Timed):
         assert self._fetch is not None
         self._fetch.abandon()
         self._fetch = None
-        self._settled(self._offered not in ([_OPEN], [_DISCONNECT]))
+        self._tell_of_end(not (self._is_opening or self._is_leaving))
 
     def _again(self) -> bool:
         """Send it once more, later; False: it was sent often enough."""
@@ -329,7 +271,7 @@ class OverHttp(Timed):
                 raise EventsError(f"its events are larger than {RESPONSE_MAX} bytes")
             events = decode(body)
             self._read_fields(head.headers)
-            if self._offered == [_OPEN]:
+            if self._is_opening:
                 self._on_answer_to_open(head, events)
             else:
                 self._on_answer(head, events)
@@ -340,7 +282,7 @@ class OverHttp(Timed):
         session, self._fetch = self._session, None
         if self._state is State.ENDED:
             return
-        if self._offered == [_OPEN]:
+        if self._is_opening:
             self._end()
             if session is None:
                 return
@@ -360,11 +302,11 @@ class OverHttp(Timed):
         session = self._session
         accepts = bool(events) and events[0].type == b"OPEN"
         if session is None:
-            self._settled(accepts)
+            self._tell_of_end(accepts)
         elif accepts:
             self._state = State.OPEN
             session.on_backend_accepted(_shown(head.headers, accepts=True))
-            self._take(events[1:], _Settled.SOMETHING)
+            self._take(events[1:], Accepted.SOMETHING)
         elif events or not self._interval:
             raise EventsError("its answer to OPEN has no OPEN, and no Keep-Alive-Interval")
         else:
@@ -373,50 +315,31 @@ class OverHttp(Timed):
 
     def _on_answer(self, head: ResponseHead, events: list[Event]) -> None:
         """Raises EventsError."""
+        outbox, count = self._outbox, _number(head.headers, b"content-bytes-accepted")
         if self._state is State.LOST:
             kinds = {event.type for event in events}
-            accepted = _number(head.headers, b"content-bytes-accepted")
-            closed = (
-                self._offers_close()
-                and (accepted is None or accepted == content_size(self._offered))
-                and (b"CLOSE" in kinds or not self._interval)
-            )
-            knows = closed or b"DISCONNECT" in kinds or self._offered == [_DISCONNECT]
-            self._settled(not knows)
+            closed = outbox.knows_close(count) and (b"CLOSE" in kinds or not self._interval)
+            self._tell_of_end(not (closed or b"DISCONNECT" in kinds or self._is_leaving))
             return
-        settled = self._settle(_number(head.headers, b"content-bytes-accepted"))
-        self._take(events, settled)
+        was_full = outbox.full
+        accepted = outbox.accept(count)
+        if was_full:
+            self._on_accepted_of_full()
+        self._take(events, accepted)
 
-    def _settle(self, accepted: int | None) -> "_Settled":
-        """Take from the queue what the backend has accepted (None: all that it was offered).
+    def _on_accepted_of_full(self) -> None:
+        """The client could say no more, and the backend has accepted something since."""
+        session, outbox = self._session, self._outbox
+        if outbox.is_stuck:
+            outbox.drop_partial()
+            if session is not None:
+                session.on_message_too_large()
+        elif outbox.full:
+            self._refresh = True  # nothing else would have the rest offered
+        elif session is not None:
+            session.on_backend_ready()
 
-        Raises EventsError.
-        """
-        offered, closes = self._offered, self._offers_close()
-        messages = offered[:-1] if closes else offered
-        size, whole = content_size(messages), content_size(offered)
-        if accepted is None or accepted == whole:
-            left: list[Event] = []
-        elif accepted > whole:
-            raise EventsError("it accepted more content than it was offered")
-        elif accepted >= size:
-            raise EventsError("it accepted everything but the close")
-        else:
-            if not accepted and (self._cut or (self._paused and not self._fresh)):
-                raise EventsError("it accepted nothing, and ws_queue_bytes wait for it")
-            left = accept(messages, accepted)
-            self._close_due = self._close is not None
-            closes = False
-        self._queue[: len(messages)] = left
-        self._replayed = content_size(left)
-        self._queued -= size - self._replayed + EVENT_COST * (len(messages) - len(left))
-        if self._paused:
-            self._resume()
-        if closes:
-            return _Settled.CLOSED
-        return _Settled.NOTHING if left and not accepted else _Settled.SOMETHING
-
-    def _take(self, events: Sequence[Event], settled: "_Settled") -> None:
+    def _take(self, events: Sequence[Event], accepted: Accepted) -> None:
         """Hand over what the backend says, and go on. Raises EventsError."""
         answered, heard = False, self._session
         for kind, content in events:
@@ -442,19 +365,20 @@ class OverHttp(Timed):
         if heard is not None:
             heard.on_backend_read()
         if self._state in (State.LOST, State.ENDED):
-            self._settled(self._state is State.LOST)
+            self._tell_of_end(self._state is State.LOST)
             return
         if self._state is State.CLOSING and answered:
             self._session = None
-        if settled is _Settled.NOTHING and self._close_due:
+        if accepted is Accepted.NOTHING and self._outbox.close_due:
             # Nobody else would have the close sent again.
-            self._offered = self._next_events()
+            self._events = self._outbox.offer()
             if not self._again():
                 self._abort("it does not accept the messages before the close")
             return
         self._retries = 0
         self._asking = False
-        if settled is not _Settled.CLOSED:
+        self._events = ()
+        if accepted is not Accepted.CLOSE:
             self._go_on()
         elif self._session is None:
             self._end()
@@ -463,9 +387,9 @@ class OverHttp(Timed):
         else:
             self._abort("the close was not answered")
 
-    def _settled(self, tells: bool) -> None:
-        """The client is lost, and the request that was outstanding is over."""
-        if tells:
+    def _tell_of_end(self, due: bool) -> None:
+        """Nobody waits for the response that came, or did not: tell the backend, where due."""
+        if due:
             self._asking = False
             self._go_on()
         else:
@@ -488,45 +412,15 @@ class OverHttp(Timed):
         self._asking = False
         self._front.deadlines.clear(self)
 
-    # The queue.
+    @property
+    def _is_opening(self) -> bool:
+        """Whether the request that is outstanding asks the backend to accept."""
+        return self._events is _OPENING
 
-    def _add(self, event: Event) -> None:
-        size = len(event.content)
-        if size > self._front.limits.ws_queue_bytes:
-            self._refuse_message()
-            return
-        self._queue.append(event)
-        self._queued += size + EVENT_COST
-        self._fresh = True
-        if self._queued >= self._front.limits.ws_queue_bytes:
-            self._pause()
-
-    def _pause(self) -> None:
-        if not self._paused and self._session is not None:
-            self._paused = True
-            self._session.on_backend_blocked()
-
-    def _resume(self) -> None:
-        if self._queued < self._front.limits.ws_queue_bytes:
-            self._paused = False
-            if self._session is not None:
-                self._session.on_backend_ready()
-        elif not self._queue:
-            self._refuse_message()  # it fills all the room that there is, and has not ended
-        else:
-            self._refresh = True  # the client cannot say more, so nothing else would offer the rest
-
-    def _refuse_message(self) -> None:
-        self._discard_partial()
-        if self._session is not None:
-            self._session.on_message_too_large()
-
-    def _discard_partial(self) -> None:
-        self._queued -= len(self._partial or b"")
-        self._partial = None
-
-    def _offers_close(self) -> bool:
-        return bool(self._offered) and self._offered[-1].type == b"CLOSE"
+    @property
+    def _is_leaving(self) -> bool:
+        """Whether the request that is outstanding says that the client is lost."""
+        return self._events is _LEAVING
 
     def _read_fields(self, headers: Headers) -> None:
         """Raises EventsError."""

@@ -75,7 +75,7 @@ def content_size(events: Iterable[Event]) -> int:
     return sum([len(content) for _, content in events])
 
 
-def accept(events: Sequence[Event], accepted: int) -> list[Event]:
+def unaccepted(events: Sequence[Event], accepted: int) -> list[Event]:
     """What is left of `events` once a backend has accepted the first `accepted` bytes of content.
 
     An event accepted in part goes on with the rest, as an event of its type; only a CLOSE is left
