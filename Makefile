@@ -10,7 +10,7 @@ BACKEND_PORT ?= 8000
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run chat test lint conformance bench clean help
+.PHONY: run chat test lint conformance autobahn bench clean help
 
 run: $(VENV)/.for-run  ## start the quickstart: PORT=7999 and BACKEND_PORT=8000 can be set
 	@$(bin)/python -m examples.quickstart --port $(PORT) --backend-port $(BACKEND_PORT)
@@ -28,6 +28,9 @@ lint: $(VENV)/.for-lint  ## check style and types
 
 conformance: $(VENV)/.for-test  ## run the tests of shared behaviour against Debian's pushpin
 	GRIPPROXY_TEST_TARGET=pushpin $(bin)/python -m pytest -m shared tests/flow tests/clients $(ARGS)
+
+autobahn: $(VENV)/.for-test  ## run the Autobahn test suite: ARGS=--short takes a minute
+	$(bin)/python -m tests.autobahn $(ARGS)
 
 bench: $(VENV)/.for-test  ## measure gripproxy, side by side with what else is installed
 	$(bin)/python -m benchmarks $(ARGS)

@@ -26,7 +26,7 @@ from benchmarks.scenarios import SCENARIOS, Scenario, Size, Turn
 from benchmarks.targets import ROOT, TARGETS, Stage
 
 PREPARE_SECONDS = 90.0
-TURN_SECONDS = 60.0  # beside those of wrk
+TURN_SECONDS = 60.0  # beside those that it is to last
 INTERRUPTED = 128 + signal.SIGINT
 FILES_BESIDE = 500  # open files that are no connections of clients
 PORTS = 28_000  # that clients can come from at a time
@@ -94,7 +94,8 @@ def _run(
     scenario: Scenario, targets: Sequence[str], stage: Stage, options: argparse.Namespace
 ) -> Result:
     """Take turns: the targets all run at once, so that what disturbs the machine meets all."""
-    size = Size(_count(scenario, options), options.seconds, stage.directory)
+    seconds = options.seconds or scenario.seconds
+    size = Size(_count(scenario, options), seconds, stage.directory)
     result = Result(scenario.name, scenario.about.format(n=f"{size.n:,}", seconds=size.seconds))
     with contextlib.ExitStack() as stack:
         turns: dict[str, Turn] = {}
@@ -158,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure gripproxy, side by side with what else is installed.",
         epilog="scenarios:\n"
         + "\n".join(
-            f"  {name:15}{scenario.about.format(n=f'{scenario.n:,}', seconds='N')}"
+            f"  {name:15}{scenario.about.format(n=f'{scenario.n:,}', seconds=scenario.seconds)}"
             for name, scenario in SCENARIOS.items()
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -177,10 +178,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--n",
         type=_between(1, 1_000_000),
-        help="connections, or messages of burst-one (default: the scenario's own)",
+        help="connections, or messages to one of them (default: the scenario's own)",
     )
     parser.add_argument(
-        "--seconds", type=_between(1, 59), default=3, help="each turn of wrk (default 3)"
+        "--seconds",
+        type=_between(1, 300),
+        help="how long a turn of requests, echoes or hold-ws lasts (default: the scenario's own)",
     )
     parser.add_argument(
         "--log-level", default="1", help="gripproxy's log_level (default 1, as for the others)"

@@ -4,9 +4,11 @@ GET /plain     200 and a body of 6 bytes
 GET /instruct  the same with an instruction that holds nobody
 GET /stream    an instruction to hold a stream
 GET /poll      an instruction to hold a response
+POST /ws       WebSocket events: OPEN is accepted and subscribed, all else comes back
 """
 
 import asyncio
+import re
 from typing import cast
 
 import uvloop
@@ -28,6 +30,11 @@ def _hold(mode: str) -> bytes:
     )
 
 
+def _event(kind: bytes, content: bytes) -> bytes:
+    return b"%s %x\r\n%s\r\n" % (kind, len(content), content)
+
+
+CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 ANSWERS = {
     b"/plain": _answer("Content-Type: text/plain\r\n", PLAIN_BODY),
     b"/instruct": _answer("Content-Type: text/plain\r\nGrip-Set-Meta: a=b\r\n", PLAIN_BODY),
@@ -36,18 +43,58 @@ ANSWERS = {
 }
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
+EVENTS_PATH = Hold.WEBSOCKET.path.encode()
+EVENTS_FIELDS = "Content-Type: application/websocket-events\r\nSec-WebSocket-Extensions: grip\r\n"
+SUBSCRIBE = f'c:{{"type":"subscribe","channel":"{CHANNEL}"}}'
+OPENED = b"OPEN\r\n" + _event(b"TEXT", SUBSCRIBE.encode())
+REPLIES = {  # the event that answers one of a client, and what is put before its content
+    b"TEXT": (b"TEXT", b"m:"),
+    b"BINARY": (b"BINARY", b"m:"),
+    b"PING": (b"PONG", b""),
+    b"CLOSE": (b"CLOSE", b""),
+}
+
+
+def _answer_events(events: bytes) -> bytes:
+    answers = b""
+    while events:
+        line, _, events = events.partition(b"\r\n")
+        kind, _, digits = line.partition(b" ")
+        size = int(digits or b"0", 16)
+        if kind == b"OPEN":
+            answers += OPENED
+        elif kind in REPLIES:
+            reply, prefix = REPLIES[kind]
+            answers += _event(reply, prefix + events[:size])
+        if digits:
+            events = events[size + 2 :]
+    return _answer(EVENTS_FIELDS, answers)
+
 
 class Connection(asyncio.Protocol):
-    """Answers requests without a body, as they come."""
+    """Answers requests as they come."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._received = b""
 
     def data_received(self, data: bytes) -> None:
-        *heads, self._received = (self._received + data).split(HEAD_END)
-        for head in heads:
-            self._transport.write(ANSWERS.get(head.split(b" ", 2)[1], NOT_FOUND))
+        data = self._received + data
+        done = 0
+        while (end := data.find(HEAD_END, done)) >= 0:
+            length = CONTENT_LENGTH.search(data, done, end)
+            body = end + len(HEAD_END)
+            after = body + (int(length[1]) if length else 0)
+            if len(data) < after:
+                break
+            path = data[done:end].split(b" ", 2)[1]
+            self._transport.write(
+                _answer_events(data[body:after])
+                if path == EVENTS_PATH
+                else ANSWERS.get(path, NOT_FOUND)
+            )
+            done = after
+        self._received = data[done:]
 
 
 async def main() -> None:

@@ -12,6 +12,7 @@ from benchmarks.message import Hold
 from benchmarks.processes import Tree
 
 CONNECTIONS = 32  # of wrk
+ANSWER_SECONDS = 30.0
 RATE = 1000  # connections, or requests on open ones, per second: at 2000 Pushpin fails some
 MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
@@ -26,10 +27,18 @@ class Arrivals(NamedTuple):
     closed: int
 
 
+class Echoes(NamedTuple):
+    """How many messages were sent, the seconds until the last came back, and what arrived."""
+
+    sent: int
+    seconds: float
+    arrivals: Arrivals
+
+
 class Load:
     """Connections to 127.0.0.1:`port`, open until the context is left.
 
-    `connected` of them could be opened; that of a stream includes the head of its response.
+    `connected` of them could be opened; but for long-polls that includes the head of the response.
     """
 
     def __init__(self, port: int, hold: Hold, count: int, directory: Path) -> None:
@@ -57,19 +66,27 @@ class Load:
         """Send the request on every connection; on how many that went well."""
         return int(report("ASKED", self._tree.ask("ask"))["count"])
 
-    def arrivals(self, expected: int) -> Arrivals:
+    def arrivals(self, expected: int, seconds: float = ANSWER_SECONDS) -> Arrivals:
         """What came since the last call: `expected` messages, unless they stop coming before.
 
-        A moment more is given to messages that come twice.
+        It takes at most `seconds`, and a moment more is given to messages that come twice.
         """
-        values = report("GOT", self._tree.ask(f"expect {expected}"))
-        return Arrivals(
-            int(values["count"]),
-            values["p50_ms"],
-            values["p99_ms"],
-            values["last_ms"],
-            int(values["closed"]),
-        )
+        return _arrivals(report("GOT", self._tree.ask(f"expect {expected} {seconds:.3f}")))
+
+    def echoes(self, seconds: float) -> Echoes:
+        """Send a message on every connection, and the next one when it is back, for a time."""
+        values = report("ECHOED", self._tree.ask(f"echo {seconds}"))
+        return Echoes(int(values["sent"]), values["seconds"], _arrivals(values))
+
+
+def _arrivals(values: dict[str, float]) -> Arrivals:
+    return Arrivals(
+        int(values["count"]),
+        values["p50_ms"],
+        values["p99_ms"],
+        values["last_ms"],
+        int(values["closed"]),
+    )
 
 
 def report(word: str, line: str) -> dict[str, float]:

@@ -1,18 +1,22 @@
 // Holds connections to a server under test and times the messages that arrive on them.
 //
-// usage: loadgen PORT COUNT stream|poll PATH RATE
+// usage: loadgen PORT COUNT stream|poll|ws PATH RATE
 //
 // Opens COUNT connections to 127.0.0.1:PORT, RATE of them a second. In mode `stream` each sends GET
-// PATH and is ready when the head of a 200 has come; in mode `poll` each is ready when connected.
-// Then it says
+// PATH and is ready when the head of a 200 has come, in mode `ws` that of a 101; in mode `poll`
+// each is ready when connected. Then it says
 //     READY connected=N failed=N
 // and obeys lines on standard input until that ends:
-//     ask        (poll) send GET PATH on every connection, RATE a second; closed ones are opened
-//                again. Says
-//                ASKED count=N
-//     expect K   wait until K messages have come since the last answer, or none has for 3 s, or
-//                30 s have passed, and 0.1 s more for any that come twice. Says
-//                GOT count=N p50_ms=X p99_ms=X last_ms=X closed=N
+//     ask         (poll) send GET PATH on every connection, RATE a second; closed ones are opened
+//                 again. Says
+//                 ASKED count=N
+//     echo S      (ws) send a message as a masked text frame on every connection, and the next one
+//                 when it has come back, for S seconds. Says
+//                 ECHOED sent=N seconds=X, and what arrived as after GOT
+//     expect K S  wait until K messages have come since the last answer, or none has for 3 s, or
+//                 no connection is left, or S seconds have passed; and 0.1 s more for any that come
+//                 twice. Says
+//                 GOT count=N p50_ms=X p99_ms=X last_ms=X closed=N
 //
 // A message is "T", 19 digits of CLOCK_MONOTONIC in nanoseconds, and a newline, anywhere in what
 // arrives. Its latency runs from that time to the read that brought its end. `closed` counts
@@ -20,6 +24,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <netinet/in.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -34,12 +39,11 @@
 #define DIGITS 19
 #define STAMP (1 + DIGITS + 1)
 #define PIECE 65536      // bytes of one read
-#define PENDING_MAX 200  // connections on their way to ready at a time
+#define PENDING_MAX 50   // connections on their way to ready at a time; at 200 Pushpin refuses many
 #define STDIN_EVENT UINT32_MAX
 
 static const uint64_t SECOND = 1000000000;
 static const uint64_t QUIET = 3 * SECOND;
-static const uint64_t ANSWER_LIMIT = 30 * SECOND;
 static const uint64_t CONNECT_LIMIT = 60 * SECOND;
 static const uint64_t GRACE = SECOND / 10;
 
@@ -55,14 +59,15 @@ struct connection {
 
 static struct connection *connections;
 static uint32_t count;
-static bool polling;
+static bool polling, websocket;
 static double rate;
 static int epoll;
 static struct sockaddr_in server = {.sin_family = AF_INET};
 static char request[1024];
 static int request_length;
+static uint64_t echo_until;
 
-static long ready, pending, failed, closed;
+static long ready, pending, failed, closed, sent;
 static uint64_t *latencies;
 static size_t arrived, room;
 
@@ -95,12 +100,12 @@ static bool read_stamp(const char *p, uint64_t *time) {
 
 // `data` has room for STAMP bytes before it, to which what the last read left over is joined.
 static void scan(struct connection *c, char *data, size_t length) {
-    uint64_t at = now(), sent;
+    uint64_t at = now(), made;
     char *p = data - c->tail_length, *end = data + length;
     memcpy(p, c->tail, (size_t)c->tail_length);
     while ((p = memchr(p, 'T', (size_t)(end - p))) && end - p >= STAMP) {
-        if (read_stamp(p, &sent)) {
-            record(at - sent);
+        if (read_stamp(p, &made)) {
+            record(at - made);
             p += STAMP;
         } else {
             p++;
@@ -145,10 +150,25 @@ static void connect_one(struct connection *c) {
     watch(EPOLL_CTL_ADD, c, EPOLLOUT);
 }
 
-static bool send_request(struct connection *c) {
-    if (send(c->fd, request, (size_t)request_length, MSG_NOSIGNAL) == request_length) return true;
+static bool send_all(struct connection *c, const char *data, int length) {
+    if (send(c->fd, data, (size_t)length, MSG_NOSIGNAL) == length) return true;
     drop(c);
     return false;
+}
+
+static bool send_request(struct connection *c) { return send_all(c, request, request_length); }
+
+static void send_message(struct connection *c) {
+    static uint32_t random = 2463534242;
+    char frame[2 + 4 + STAMP + 1] = {(char)0x81, (char)(0x80 | STAMP)};
+    char *mask = frame + 2, *payload = mask + 4;
+    random ^= random << 13;
+    random ^= random >> 17;
+    random ^= random << 5;
+    memcpy(mask, &random, 4);
+    sprintf(payload, "T%0*" PRIu64 "\n", DIGITS, now());
+    for (int i = 0; i < STAMP; i++) payload[i] ^= mask[i % 4];
+    if (send_all(c, frame, 2 + 4 + STAMP)) sent++;
 }
 
 static void on_connected(struct connection *c) {
@@ -175,8 +195,8 @@ static void on_head(struct connection *c, char *data, size_t length) {
     c->head[c->head_length] = 0;
     char *end = strstr(c->head, "\r\n\r\n");
     if (!end && taken == length) return;
-    if (!end || strncmp(c->head, "HTTP/1.1 200", 12)) {
-        fprintf(stderr, "loadgen: not a 200: %.*s\n", (int)strcspn(c->head, "\r\n"), c->head);
+    if (!end || strncmp(c->head, websocket ? "HTTP/1.1 101" : "HTTP/1.1 200", 12)) {
+        fprintf(stderr, "loadgen: refused: %.*s\n", (int)strcspn(c->head, "\r\n"), c->head);
         drop(c);
         return;
     }
@@ -194,8 +214,11 @@ static void on_readable(struct connection *c) {
         drop(c);
     else if (c->state == AWAITING_HEAD)
         on_head(c, data, (size_t)length);
-    else
+    else {
+        size_t before = arrived;
         scan(c, data, (size_t)length);
+        if (arrived > before && now() < echo_until) send_message(c);
+    }
 }
 
 // Handles what happens within `milliseconds`; true when there is something on standard input.
@@ -256,27 +279,54 @@ static double milliseconds(double share) {
     return arrived ? (double)latencies[(size_t)((double)(arrived - 1) * share)] / 1e6 : 0;
 }
 
-static void expect(size_t wanted) {
-    uint64_t begin = now(), last = begin;
+// Handles arrivals until `wanted` have come or `deadline`; returns the time of the last one.
+static uint64_t wait_for(size_t wanted, uint64_t deadline) {
+    uint64_t last = now();
     size_t seen = arrived;
-    while (arrived < wanted && now() - last < QUIET && now() - begin < ANSWER_LIMIT) {
+    while (arrived < wanted && ready && now() - last < QUIET && now() < deadline) {
         pump(10);
         if (arrived != seen) {
             seen = arrived;
             last = now();
         }
     }
+    return last;
+}
+
+static void tell_arrivals(void) {
     for (uint64_t end = now() + GRACE; now() < end;) pump(10);
     qsort(latencies, arrived, sizeof *latencies, ascending);
-    printf("GOT count=%zu p50_ms=%.3f p99_ms=%.3f last_ms=%.3f closed=%ld\n", arrived,
+    printf("count=%zu p50_ms=%.3f p99_ms=%.3f last_ms=%.3f closed=%ld\n", arrived,
            milliseconds(0.5), milliseconds(0.99), milliseconds(1), closed);
     arrived = 0;
     closed = 0;
 }
 
+static void expect(size_t wanted, double seconds) {
+    wait_for(wanted, now() + (uint64_t)(seconds * 1e9));
+    printf("GOT ");
+    tell_arrivals();
+}
+
+static void echo(double seconds) {
+    uint64_t begin = now();
+    sent = 0;
+    echo_until = begin + (uint64_t)(seconds * 1e9);
+    for (struct connection *c = connections; c < connections + count; c++)
+        if (c->state == READY) send_message(c);
+    while (now() < echo_until) pump(10);
+    uint64_t end = wait_for((size_t)sent, UINT64_MAX);
+    printf("ECHOED sent=%ld seconds=%.3f ", sent, (double)(end - begin) / 1e9);
+    tell_arrivals();
+}
+
 static void obey(const char *line) {
-    if (!strncmp(line, "expect ", 7))
-        expect(strtoul(line + 7, NULL, 10));
+    unsigned long wanted;
+    double seconds;
+    if (sscanf(line, "expect %lu %lf", &wanted, &seconds) == 2)
+        expect(wanted, seconds);
+    else if (sscanf(line, "echo %lf", &seconds) == 1)
+        echo(seconds);
     else if (!strcmp(line, "ask"))
         ask();
     else
@@ -304,18 +354,24 @@ static bool read_commands(void) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 6 || (strcmp(argv[3], "stream") && strcmp(argv[3], "poll"))) {
-        fprintf(stderr, "usage: loadgen PORT COUNT stream|poll PATH RATE\n");
+    const char *mode = argc == 6 ? argv[3] : "";
+    polling = !strcmp(mode, "poll");
+    websocket = !strcmp(mode, "ws");
+    if (!polling && !websocket && strcmp(mode, "stream")) {
+        fprintf(stderr, "usage: loadgen PORT COUNT stream|poll|ws PATH RATE\n");
         return 2;
     }
     server.sin_port = htons((uint16_t)atoi(argv[1]));
     server.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     count = (uint32_t)atoi(argv[2]);
-    polling = !strcmp(argv[3], "poll");
     rate = atof(argv[5]);
     request_length = snprintf(
-        request, sizeof request, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%s\r\nAccept: %s\r\n\r\n",
-        argv[4], argv[1], polling ? "*/*" : "text/event-stream");
+        request, sizeof request, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%s\r\n%s\r\n", argv[4],
+        argv[1],
+        polling     ? "Accept: */*\r\n"
+        : websocket ? "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+                      "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+                    : "Accept: text/event-stream\r\n");
     connections = calloc(count, sizeof *connections);
     epoll = epoll_create1(0);
     if (!connections || epoll < 0 || request_length >= (int)sizeof request) {

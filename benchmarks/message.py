@@ -12,6 +12,7 @@ class Hold(Enum):
 
     STREAM = "stream"
     POLL = "poll"
+    WEBSOCKET = "ws"
 
     @property
     def path(self) -> str:
@@ -19,7 +20,11 @@ class Hold(Enum):
         return f"/{self.value}"
 
 
-_FIELDS = {Hold.STREAM: ("http-stream", "content"), Hold.POLL: ("http-response", "body")}
+_FIELDS = {
+    Hold.STREAM: ("http-stream", "content"),
+    Hold.POLL: ("http-response", "body"),
+    Hold.WEBSOCKET: ("ws-message", "content"),
+}
 
 
 def message() -> bytes:

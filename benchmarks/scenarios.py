@@ -1,15 +1,17 @@
 """What is measured. A scenario prepares one target and yields the turn to repeat on it.
 
-A turn returns its figures by name; `report.FIGURES` says what they mean. WebSocket scenarios belong
-here, with a `Hold` of their own.
+A turn returns its figures by name; `report.FIGURES` says what they mean.
 """
 
 import contextlib
 import json
+import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.load import Load, Requests, wrk
@@ -23,11 +25,12 @@ PROXIES = ("gripproxy", "pushpin", "nchan")
 GRIP_PROXIES = ("gripproxy", "pushpin")
 HEADER_BYTES = 1024
 WARM_UP_CONNECTIONS = 50
+BURST = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much each turn does: connections or messages, seconds of wrk; and where files go."""
+    """How much each turn does: connections or messages, for how long; and where files go."""
 
     n: int
     seconds: int
@@ -44,6 +47,7 @@ class Scenario:
     targets: tuple[str, ...]
     prepare: Callable[[Target, Size], AbstractContextManager[Turn]]
     n: int = 0  # by default; 0 where there is nothing to count
+    seconds: int = 3  # by default, of a turn that is measured by time
     turns: int = 1  # per repetition
     connections: bool = False  # what n counts
     once: bool = False  # one turn, without one to warm up
@@ -116,19 +120,21 @@ def _requests(target: Target, run: Callable[[], Requests]) -> Figures:
 
 
 @contextlib.contextmanager
-def fanout_stream(target: Target, size: Size) -> Iterator[Turn]:
+def fanout(target: Target, size: Size, hold: Hold, messages: int = 1) -> Iterator[Turn]:
+    """Messages to `size.n` clients, all at once."""
     with (
-        Load(target.port, Hold.STREAM, size.n, size.directory) as load,
-        target.publisher(Hold.STREAM) as publish,
+        Load(target.port, hold, size.n, size.directory) as load,
+        target.publisher(hold) as publish,
     ):
-        yield lambda: _deliveries(target, load, publish, wanted=size.n, messages=1)
+        yield lambda: _deliveries(target, load, publish, wanted=size.n, messages=messages)
 
 
 @contextlib.contextmanager
-def burst_one(target: Target, size: Size) -> Iterator[Turn]:
+def burst_one(target: Target, size: Size, hold: Hold) -> Iterator[Turn]:
+    """`size.n` messages to one client, all at once."""
     with (
-        Load(target.port, Hold.STREAM, 1, size.directory) as load,
-        target.publisher(Hold.STREAM) as publish,
+        Load(target.port, hold, 1, size.directory) as load,
+        target.publisher(hold) as publish,
     ):
         yield lambda: _deliveries(target, load, publish, wanted=1, messages=size.n)
 
@@ -159,15 +165,15 @@ def poll(target: Target, size: Size) -> Iterator[Turn]:
 
 
 @contextlib.contextmanager
-def memory_stream(target: Target, size: Size) -> Iterator[Turn]:
+def memory(target: Target, size: Size, hold: Hold) -> Iterator[Turn]:
     # What is loaded or allocated with the first holds is not the price of one.
-    with Load(target.port, Hold.STREAM, WARM_UP_CONNECTIONS, size.directory):
+    with Load(target.port, hold, WARM_UP_CONNECTIONS, size.directory):
         _wait_idle(target)
     _wait_idle(target)
 
     def turn() -> Figures:
         before = target.tree.pss_kib()
-        with Load(target.port, Hold.STREAM, size.n, size.directory) as load:
+        with Load(target.port, hold, size.n, size.directory) as load:
             _wait_idle(target)
             held = target.tree.pss_kib() - before
             return {
@@ -177,6 +183,71 @@ def memory_stream(target: Target, size: Size) -> Iterator[Turn]:
             }
 
     yield turn
+
+
+@contextlib.contextmanager
+def echo(target: Target, size: Size) -> Iterator[Turn]:
+    with Load(target.port, Hold.WEBSOCKET, size.n, size.directory) as load:
+
+        def turn() -> Figures:
+            before = target.tree.cpu_seconds()
+            echoes = load.echoes(size.seconds)
+            used = target.tree.cpu_seconds() - before
+            got = echoes.arrivals
+            return {
+                "cpu_us_each": 1e6 * used / max(1, got.messages),
+                "per_s": got.messages / echoes.seconds,
+                "p99_ms": got.p99_ms,
+                "delivered_pct": 100 * got.messages / max(1, echoes.sent),
+                "lost": size.n - load.connected + got.closed,
+            }
+
+        yield turn
+
+
+@contextlib.contextmanager
+def connect(target: Target, size: Size) -> Iterator[Turn]:
+    def turn() -> Figures:
+        before = target.tree.cpu_seconds()
+        with Load(target.port, Hold.WEBSOCKET, size.n, size.directory) as load:
+            _wait_idle(target)
+            used = target.tree.cpu_seconds() - before
+            lost = size.n - load.connected + load.arrivals(0).closed
+        _wait_idle(target)  # the leaving of these is not the price of the next ones
+        return {"cpu_us_each": 1e6 * used / load.connected, "lost": lost}
+
+    yield turn
+
+
+@contextlib.contextmanager
+def hold_websockets(target: Target, size: Size) -> Iterator[Turn]:
+    with (
+        Load(target.port, Hold.WEBSOCKET, size.n, size.directory) as load,
+        target.publisher(Hold.WEBSOCKET) as publish,
+    ):
+
+        def turn() -> Figures:
+            _wait_idle(target)
+            begin = time.monotonic()
+            found = []
+            for second in range(size.seconds):
+                time.sleep(max(0.0, begin + second - time.monotonic()))
+                publish(message())
+                found.append(load.arrivals(load.connected, seconds=0.8))
+            expected = load.connected * size.seconds
+            missing = expected - sum(got.messages for got in found)
+            found.append(load.arrivals(max(0, missing)))
+            messages = sum(got.messages for got in found)
+            last = sorted(got.last_ms for got in found if got.messages) or [0.0]
+            return {
+                "last_p50_ms": statistics.median(last),
+                "last_p99_ms": last[math.ceil(0.99 * len(last)) - 1],
+                "last_max_ms": last[-1],
+                "delivered_pct": 100 * messages / expected,
+                "lost": size.n - load.connected + sum(got.closed for got in found),
+            }
+
+        yield turn
 
 
 def _deliveries(
@@ -229,7 +300,7 @@ SCENARIOS = {
             "one message to {n} held streams",
             "cc",
             (*PROXIES, "floor"),
-            fanout_stream,
+            partial(fanout, hold=Hold.STREAM),
             n=2000,
             connections=True,
             turns=3,
@@ -239,7 +310,7 @@ SCENARIOS = {
             "{n} messages published at once to one held stream",
             "cc",
             GRIP_PROXIES,
-            burst_one,
+            partial(burst_one, hold=Hold.STREAM),
             n=20_000,
         ),
         Scenario(
@@ -247,7 +318,7 @@ SCENARIOS = {
             "{n} held streams",
             "cc",
             PROXIES,
-            memory_stream,
+            partial(memory, hold=Hold.STREAM),
             n=5000,
             connections=True,
             once=True,
@@ -268,6 +339,72 @@ SCENARIOS = {
             n=1000,
             connections=True,
             turns=2,
+        ),
+        Scenario(
+            "fanout-ws",
+            "one message to {n} WebSockets",
+            "cc",
+            PROXIES,
+            partial(fanout, hold=Hold.WEBSOCKET),
+            n=2000,
+            connections=True,
+            turns=3,
+        ),
+        Scenario(
+            "burst-ws",
+            f"{BURST} messages published at once to {{n}} WebSockets",
+            "cc",
+            PROXIES,
+            partial(fanout, hold=Hold.WEBSOCKET, messages=BURST),
+            n=500,
+            connections=True,
+        ),
+        Scenario(
+            "burst-one-ws",
+            "{n} messages published at once to one WebSocket",
+            "cc",
+            GRIP_PROXIES,
+            partial(burst_one, hold=Hold.WEBSOCKET),
+            n=20_000,
+        ),
+        Scenario(
+            "echo",
+            "messages to the backend and back on {n} WebSockets over HTTP, {seconds} s a turn",
+            "cc",
+            GRIP_PROXIES,
+            echo,
+            n=100,
+            connections=True,
+        ),
+        Scenario(
+            "connect",
+            "{n} WebSockets accepted, each by a request to the backend",
+            "cc",
+            GRIP_PROXIES,
+            connect,
+            n=1500,
+            connections=True,
+        ),
+        Scenario(
+            "memory-ws",
+            "{n} held WebSockets",
+            "cc",
+            PROXIES,
+            partial(memory, hold=Hold.WEBSOCKET),
+            n=5000,
+            connections=True,
+            once=True,
+        ),
+        Scenario(
+            "hold-ws",
+            "{n} held WebSockets, one message a second to all of them, for {seconds} s",
+            "cc",
+            PROXIES,
+            hold_websockets,
+            n=10_000,
+            seconds=20,
+            connections=True,
+            once=True,
         ),
     )
 }

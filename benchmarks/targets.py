@@ -142,7 +142,9 @@ class GripProxy(Target):
         handler: str = "",
     ) -> Path:
         self.port, self.http_port, self._pull_port = free_ports(3)
-        self._write("routes", f"* 127.0.0.1:{self._stage.backend_port}\n")
+        backend = f"127.0.0.1:{self._stage.backend_port}"
+        over_http = f"*,path_beg={Hold.WEBSOCKET.path} {backend},over_http\n"
+        self._write("routes", f"{over_http}* {backend}\n")
         return self._write(
             f"{self.name}.conf",
             f"""\

@@ -84,11 +84,12 @@ class Sender(NamedTuple):
 class HeaderTransform:
     """`HeaderRules`, ready to be applied to many requests."""
 
-    __slots__ = ("_dropped", "_plain", "rules")
+    __slots__ = ("_dropped", "_of_the_hop", "_plain", "rules")
 
     def __init__(self, rules: HeaderRules) -> None:
         self.rules = rules
         self._dropped = rules.dropped()
+        self._of_the_hop = self._dropped | _ONE_HOP
         # With these rules off, a header is either dropped by its name or goes on as it is.
         self._plain = not (rules.replace or rules.keep_originals or rules.cdn_loop)
 
@@ -99,14 +100,14 @@ class HeaderTransform:
         scheme: bytes,
         last_ids: Mapping[str, str] = _NO_IDS,
         *,
-        signed: bool = True,
+        handshake: bool = False,
     ) -> Headers:
         """The fields for the backend, without Host and framing.
 
-        `last_ids` are the ids that a retry tells the backend, by channel. `signed=False` leaves out
-        what `signature` gives.
+        `last_ids` are the ids that a retry tells the backend, by channel. `handshake`: without what
+        is for one hop only, and without `signature`, since requests are made from it again later.
         """
-        rules, dropped = self.rules, self._dropped
+        rules, dropped = self.rules, self._of_the_hop if handshake else self._dropped
         if not self._plain:
             headers = self._rewrite(headers, sender.trusted)
         trusted = sender.trusted
@@ -125,7 +126,7 @@ class HeaderTransform:
                 continue
             result.append(field)
         if rules.grip and not trusted:
-            if signed:
+            if not handshake:
                 result.extend(self.signature(sender))
             result.append((b"Grip-Feature", GRIP_FEATURES))
             result.extend(_last_ids(last_ids))
@@ -150,11 +151,7 @@ class HeaderTransform:
 
         Extensions are for one hop only (RFC 6455 §9.1), so what is asked for is our own.
         """
-        fields = [
-            field
-            for field in self.apply(headers, sender, scheme, signed=False)
-            if field[0].lower() not in _ONE_HOP
-        ]
+        fields = self.apply(headers, sender, scheme, handshake=True)
         if self.rules.grip:
             fields.append((b"Sec-WebSocket-Extensions", b"grip"))
         return fields

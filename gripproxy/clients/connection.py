@@ -303,7 +303,11 @@ class ClientConnection(asyncio.Protocol, Timed):
     def upgrade(self, upgraded: Upgraded) -> None:
         """There are no more requests: what the client sends is for `upgraded` (RFC 9110 §7.8)."""
         self.exchange = upgraded
-        self._front.loop.call_soon(self._switch, upgraded)
+        if self._buffer or self._pauses:
+            # Not from within what the session is just handing over.
+            self._front.loop.call_soon(self._switch, upgraded)
+        else:
+            self._upgraded = upgraded
 
     def _switch(self, upgraded: Upgraded) -> None:
         if self.exchange is upgraded:

@@ -13,12 +13,13 @@ from gripproxy.errors import BackendError, ResponseTimeout
 from gripproxy.http1.head import Headers, ResponseHead
 from gripproxy.routes import Target, rewrite
 from gripproxy.websocket.deflate import OFFER
-from gripproxy.websocket.frames import Frame, sendable_code
+from gripproxy.websocket.frames import FIRST_CONTROL, Frame, sendable_code
 
 if TYPE_CHECKING:
     from gripproxy.clients.session import Session
 
 _NORMAL = 1000
+_PROTOCOL_ERROR = 1002
 # Of the client's handshake, what ours has its own of.
 _OWN = frozenset((b"sec-websocket-key", b"sec-websocket-version"))
 
@@ -35,6 +36,8 @@ class Relay:
         "_session",
         "_socket",
         "_target",
+        "_torn",
+        "_unfinished",
     )
 
     def __init__(
@@ -45,6 +48,8 @@ class Relay:
         self._target = target, outgoing.tls_name(target)
         self._connecting: asyncio.Task[None] | None = None
         self._answered = False  # the backend has sent its close frame
+        self._unfinished = False  # the client has begun a message and not ended it
+        self._torn: int | None = None  # how it closed in the middle of one (RFC 6455 §5.4)
         self._closed = False  # we have sent ours
         self._alarm: Alarm | None = None  # bounds the wait for the backend
         key = new_key()
@@ -75,12 +80,16 @@ class Relay:
         self._set_alarm(self._on_no_response, self._front.pool.response_timeout)
 
     def send(self, piece: Frame) -> None:
+        if piece.opcode < FIRST_CONTROL:
+            self._unfinished = not piece.fin
         self._socket.send(piece)
 
     def flush(self) -> None:
         self._socket.flush()
 
     def close(self, code: int | None, reason: bytes) -> None:
+        if self._unfinished:
+            self._torn = _NORMAL if code is None else code
         self._socket.close(_NORMAL if code is None else sendable_code(code), reason)
         self._closed = True
         if self._answered:
@@ -129,6 +138,8 @@ class Relay:
 
     def on_close(self, code: int | None, reason: bytes) -> None:
         self._answered = True
+        if code == _PROTOCOL_ERROR and self._torn is not None:
+            code, reason = self._torn, b""  # which is none of the client's errors
         self._session.on_backend_close(code, reason)
         if self._closed:
             self._leave()

@@ -149,7 +149,14 @@ class Session:
     def on_backend_accepted(self, fields: Headers) -> None:
         """The backend accepts, with these fields; its messages may follow at once."""
         route, target = self._outgoing.route, self.target
-        extensions = [value for name, value in fields if name.lower() == _EXTENSIONS]
+        shown: Headers = []
+        extensions: list[bytes] = []
+        for field in fields:
+            name = field[0].lower()
+            if name == _EXTENSIONS:
+                extensions.append(field[1])
+            elif name not in _OF_THE_HOP:
+                shown.append(field)
         passes = route.no_grip or self._outgoing.sender.trusted
         prefix = None if passes else message_prefix(extensions)
         if prefix is not None:
@@ -160,7 +167,6 @@ class Session:
             self._channels = {}
             for channel in target.subs:
                 self._subscribe(channel, ())
-        shown = [field for field in fields if field[0].lower() not in _OF_THE_HOP]
         trusted = self._outgoing.sender.trusted
         self._down.accept(shown, grip_extension(extensions) if trusted else None)
         self._outgoing = self._outgoing._replace(headers=[])  # that much less to keep

@@ -150,6 +150,23 @@ async def test_the_client_may_send_until_it_answers_a_close(stage: Stage) -> Non
         assert await inner.read_close() == (4000, b"")
 
 
+@pytest.mark.parametrize(
+    ("answer", "seen"),
+    [((1002, b"torn"), (4000, b"")), ((4001, b"so"), (4001, b"so"))],
+)
+async def test_a_close_inside_a_message_is_no_error_of_the_client(
+    stage: Stage, answer: tuple[int, bytes], seen: tuple[int, bytes]
+) -> None:
+    """The backend sees a message that is torn, and may call that a protocol error."""
+    async with relayed(stage) as (client, inner):
+        await client.send(TEXT, b"half a ", fin=False)
+        await client.send_close(4000, b"enough")
+        assert await inner.read_frame() == Frame(TEXT, b"half a ", fin=False)
+        assert await inner.read_close() == (4000, b"enough")
+        await inner.send_close(*answer)
+        assert await client.read_close() == seen
+
+
 @shared
 async def test_closes_that_cross_answer_each_other(stage: Stage) -> None:
     async with relayed(stage) as (client, inner):

@@ -1,16 +1,17 @@
 """The benchmarks' own parts: what they read, print and start. Nothing is measured here."""
 
+import asyncio
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
-from benchmarks import machine, report
+from benchmarks import backend, machine, report
 from benchmarks.errors import Failure
 from benchmarks.load import Load, Requests, wrk_report
 from benchmarks.load import report as loadgen_report
@@ -219,22 +220,36 @@ def test_what_takes_too_long_is_ended_by_a_failure() -> None:
 
 
 @contextmanager
-def held_stream(directory: Path, first: bytes) -> Iterator[tuple[Load, socket.socket]]:
-    """loadgen with one stream; its response begins with the head and `first`, in one piece."""
+def held(
+    directory: Path, hold: Hold, head: bytes, serve: Callable[[socket.socket], None]
+) -> Iterator[tuple[Load, socket.socket]]:
+    """loadgen with one connection, to which a server sends `head` and then does `serve`."""
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as pool:
         listener.settimeout(10)
 
         def accept() -> socket.socket:
             connection, _ = listener.accept()
-            assert connection.recv(4096).startswith(b"GET /stream HTTP/1.1\r\n")
-            connection.sendall(HEAD + first)
+            connection.settimeout(10)
+            assert connection.recv(4096).startswith(b"GET %s HTTP/1.1\r\n" % hold.path.encode())
+            connection.sendall(head)
             return connection
 
         accepted = pool.submit(accept)
-        port = listener.getsockname()[1]
-        with Load(port, Hold.STREAM, 1, directory) as load, accepted.result(10) as connection:
-            assert load.connected == 1
-            yield load, connection
+        try:
+            with Load(listener.getsockname()[1], hold, 1, directory) as load:
+                assert load.connected == 1
+                served = pool.submit(serve, accepted.result(10))
+                yield load, accepted.result()
+            served.result(10)
+        finally:
+            accepted.result(10).close()
+
+
+def held_stream(
+    directory: Path, first: bytes
+) -> AbstractContextManager[tuple[Load, socket.socket]]:
+    """loadgen with one stream; its response begins with the head and `first`, in one piece."""
+    return held(directory, Hold.STREAM, HEAD + first, lambda _: None)
 
 
 @needs_cc
@@ -270,3 +285,85 @@ def test_a_load_that_nobody_accepts_is_a_failure(tmp_path: Path) -> None:
         port = listener.getsockname()[1]
     with pytest.raises(Failure, match=r"no client could connect.*Connection refused"):
         Load(port, Hold.STREAM, 1, tmp_path)
+
+
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+
+
+def unmasked(frame: bytes) -> bytes:
+    """The payload of a client's small frame."""
+    mask, payload = frame[2:6], frame[6:]
+    return bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
+
+
+@needs_cc
+def test_loadgen_sends_the_next_message_when_the_last_one_is_back(tmp_path: Path) -> None:
+    frames: list[bytes] = []
+
+    def echo(connection: socket.socket) -> None:
+        while frame := connection.recv(4096):
+            frames.append(frame)
+            connection.sendall(bytes([frame[0], frame[1] & 0x7F]) + unmasked(frame))
+
+    with held(tmp_path, Hold.WEBSOCKET, SWITCH, echo) as (load, _):
+        echoes = load.echoes(0.05)
+    assert echoes.sent == echoes.arrivals.messages == len(frames) > 1
+    assert echoes.seconds >= 0.05
+    assert {frame[:2] for frame in frames} == {b"\x81\x95"}
+    assert len({frame[2:6] for frame in frames}) == len(frames), "a fresh mask for each frame"
+    assert all(len(unmasked(frame)) == 21 for frame in frames)
+
+
+@needs_cc
+def test_loadgen_counts_a_message_that_does_not_come_back(tmp_path: Path) -> None:
+    with held(tmp_path, Hold.WEBSOCKET, SWITCH, lambda c: c.close()) as (load, _):
+        echoes = load.echoes(0.05)
+    assert (echoes.arrivals.messages, echoes.arrivals.closed) == (0, 1)
+
+
+@needs_cc
+def test_loadgen_takes_a_handshake_that_is_refused_for_a_failure(tmp_path: Path) -> None:
+    with (
+        pytest.raises(Failure, match=r"no client could connect.*refused: HTTP/1\.1 200 OK"),
+        held(tmp_path, Hold.WEBSOCKET, HEAD, lambda _: None),
+    ):
+        pass
+
+
+# -- the backend ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+async def test_the_backend_accepts_websockets_and_echoes(size: int) -> None:
+    def post(events: bytes) -> bytes:
+        return b"POST /ws HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(events), events)
+
+    loop = asyncio.get_running_loop()
+    async with await loop.create_server(backend.Connection, "127.0.0.1", 0) as server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        requests = (
+            post(b"OPEN\r\n")
+            + post(b"TEXT 3\r\none\r\nBINARY\r\nPING A\r\n0123456789\r\n")
+            + post(b"CLOSE 2\r\n\x03\xe8\r\n")
+            + post(b"DISCONNECT\r\n")
+        )
+        for i in range(0, len(requests), size):
+            writer.write(requests[i : i + size])
+            await asyncio.sleep(0)
+        answers = [await response_body(reader) for _ in range(4)]
+        writer.close()
+        await writer.wait_closed()
+    control = b'c:{"type":"subscribe","channel":"bench"}'
+    assert answers == [
+        b"OPEN\r\nTEXT %x\r\n%s\r\n" % (len(control), control),
+        b"TEXT 5\r\nm:one\r\nBINARY 2\r\nm:\r\nPONG a\r\n0123456789\r\n",
+        b"CLOSE 2\r\n\x03\xe8\r\n",
+        b"",
+    ]
+
+
+async def response_body(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert b"\r\nContent-Type: application/websocket-events\r\n" in head
+    assert b"\r\nSec-WebSocket-Extensions: grip\r\n" in head
+    return await reader.readexactly(int(head.rpartition(b"Content-Length: ")[2]))

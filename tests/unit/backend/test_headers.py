@@ -218,7 +218,7 @@ def test_a_signature_can_be_had_by_itself() -> None:
     tokens = iter([b"one", b"two"])
     transform = HeaderTransform(HeaderRules(sign=lambda: next(tokens)))
     sender = Sender(Client(), False, False)
-    assert transform.apply([(b"X-A", b"1")], sender, b"http", signed=False) == [
+    assert transform.apply([(b"X-A", b"1")], sender, b"http", handshake=True) == [
         (b"X-A", b"1"),
         FEATURE,
     ]
