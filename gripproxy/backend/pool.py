@@ -212,7 +212,7 @@ class Pool:
         if waiting is not None:
             origin.waiting.remove(waiting)
             waiting.waiter.on_connected(connection)
-        elif origin.waiting:
+        elif origin.waiting and origin.place.count >= self._limits.connections_max:
             connection.transport.abort()  # its place is for a new one
         elif self._closed or origin.place.idle >= self._limits.idle_max or self._is_wanted(origin):
             connection.transport.abort()

@@ -1,8 +1,8 @@
 """What waits for a backend that takes events: a client's messages, and the CLOSE behind them.
 
-Invariant: what was offered stays here until the backend has accepted it, and is offered again
-first, so the backend gets every byte in order. The messages together, and the one that has begun,
-occupy about `bound` bytes at most.
+Invariant: what was offered stays here until the backend has accepted it, and is the first to be
+offered again, so the backend gets every byte in order. Whoever fills the outbox is to stop until
+there is room; what was on its way is taken all the same.
 """
 
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ class Outbox:
         self._close: Event | None = None  # comes behind the messages
         self.close_due = False  # it is still to be offered
         self.fresh = False  # there are messages that were never offered
-        self.full = False  # since something was added; there is room again only by acceptance
+        self.full = False  # the client is to say no more until something is accepted
         self.replayed = 0  # leading bytes of content that were offered before
 
     # What the client says.
@@ -97,7 +97,7 @@ class Outbox:
         return True
 
     def _fill(self) -> bool:
-        """A message that has not ended takes all the room, by itself (False) or with others."""
+        """No room is left for the rest of a message; False: it takes all of it by itself."""
         if self._messages is None:
             self.drop_partial()
             return False
@@ -158,7 +158,7 @@ class Outbox:
                 raise EventsError("it accepted more content than it was offered")
             if count >= size:
                 raise EventsError("it accepted everything but the close")
-            # A full outbox takes nothing new, so the next offer would be the same.
+            # Nothing new would come into the next offer, so it would be the same.
             if not count and (self._cut or (self.full and not self.fresh)):
                 raise EventsError("it accepted nothing, and ws_queue_bytes wait for it")
             left = unaccepted(messages, count)

@@ -97,6 +97,7 @@ class Session:
         "_outgoing",
         "_reply_due",
         "_state",
+        "_takes_late",
         "_up",
         "_url",
     )
@@ -114,6 +115,7 @@ class Session:
         self._state = State.CONNECTING
         self._reply_due = False  # the backend has closed, and hears how the client answers
         self._blocked = False  # the backend takes no more of the client's messages
+        self._takes_late = True  # nor has it since it closed, so that there is no gap in them
         self._filter: MessageFilter | None = None  # None: the backend's messages are not looked at
         self._channels: dict[str, tuple[str, ...]] | None = None  # with the filters; None: no GRIP
         self._each = True  # messages cannot be sent as they come: not open, or there are filters
@@ -229,6 +231,7 @@ class Session:
             self._begin_closing(code, reason)
             self._reply_due = True
             if self._blocked:  # the answer must not wait for a backend that takes nothing
+                self._takes_late = False
                 self._down.resume()
 
     def on_backend_lost(self, reason: str = "") -> None:
@@ -245,7 +248,9 @@ class Session:
     def on_backend_blocked(self) -> None:
         """The backend takes no more messages for now."""
         self._blocked = True
-        if not self._reply_due:
+        if self._reply_due:
+            self._takes_late = False
+        else:
             self._down.pause()
 
     def on_backend_ready(self) -> None:
@@ -263,7 +268,7 @@ class Session:
         """A frame, or a piece of one, of the client; no close frame."""
         # A backend that has closed may still be sent to, until the client answers.
         if self._up is not None and (
-            self._state is _OPEN or (self._reply_due and not self._blocked)
+            self._state is _OPEN or (self._reply_due and self._takes_late)
         ):
             self._up.send(received)
 

@@ -145,6 +145,8 @@ class OverHttp(Timed):
             self.close(None, b"")
         elif not self._asking:
             self._end()  # it had the client's close, and would have been asked again
+        if self._fetch is not None:
+            self._bound_request()
 
     def lost(self) -> None:
         """A DISCONNECT says so to the backend, unless it knows of the end already."""
@@ -225,21 +227,25 @@ class OverHttp(Timed):
         fetch = self._fetch = Fetch(
             self._front.pool, self, self._target, outgoing.tls_name(self._target), b"".join(lines)
         )
-        if self._state is State.LOST:
+        if self._session is None:
             self._bound_request()
         fetch.start()
 
     def _bound_request(self) -> None:
-        """The client is lost: its connection to the backend must not be held for long."""
+        """Nobody waits for the answer: a connection to the backend must not be held for long."""
         timeout = self._front.limits.ws_close_timeout
         self._front.deadlines.set(self, self._front.loop.time() + timeout)
 
     def _give_up_request(self) -> None:
-        """The client is lost, and the request has no answer."""
-        assert self._fetch is not None
-        self._fetch.abandon()
-        self._fetch = None
-        self._tell_of_end(not (self._is_opening or self._is_leaving))
+        """Nobody waits for the answer any more, and it does not come."""
+        fetch, self._fetch = self._fetch, None
+        assert fetch is not None
+        knows_nothing = self._is_opening and fetch.waits
+        knows_all = self._is_leaving or (
+            self._state is State.CLOSING and not self._outbox.close_due
+        )
+        fetch.abandon()
+        self._tell_of_end(not (knows_nothing or knows_all))
 
     def _again(self) -> bool:
         """Send it once more, later; False: it was sent often enough."""
@@ -330,12 +336,11 @@ class OverHttp(Timed):
     def _on_accepted_of_full(self) -> None:
         """The client could say no more, and the backend has accepted something since."""
         session, outbox = self._session, self._outbox
-        if outbox.is_stuck:
-            outbox.drop_partial()
-            if session is not None:
-                session.on_message_too_large()
-        elif outbox.full:
+        if outbox.full and not outbox.is_stuck:
             self._refresh = True  # nothing else would have the rest offered
+        elif session is not None and outbox.is_stuck:
+            outbox.drop_partial()
+            session.on_message_too_large()
         elif session is not None:
             session.on_backend_ready()
 
@@ -388,7 +393,7 @@ class OverHttp(Timed):
             self._abort("the close was not answered")
 
     def _tell_of_end(self, due: bool) -> None:
-        """Nobody waits for the response that came, or did not: tell the backend, where due."""
+        """The session wants no more, and no request is outstanding now: say so, where due."""
         if due:
             self._asking = False
             self._go_on()

@@ -295,10 +295,21 @@ def _ws_message(value: object, binary: bool) -> WsMessage:
         kind = kind or _TEXT
     elif kind is not _PING and kind is not _PONG:
         raise ItemError("'ws-message' does not contain 'content' or 'content-bin'")
+    if kind is _TEXT and not _is_utf8(content):
+        raise ItemError("'ws-message' contains text that is not UTF-8")
     if len(content) > PING_MAX and (kind is _PING or kind is _PONG):
         raise ItemError(f"'ws-message' contains 'content' over {PING_MAX} bytes for {kind.value}")
     filters = _content_filters(obj, parent) if "content-filters" in obj else None
     return WsMessage(action, kind, content, None, b"", filters)
+
+
+def _is_utf8(content: bytes) -> bool:
+    """Whether clients take `content` as text; they fail the connection if not (RFC 6455 §8.1)."""
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _ws_close(obj: dict[str, object], parent: str) -> WsMessage:

@@ -20,6 +20,7 @@ __all__ = [
     "apply_mask",
     "close_payload",
     "frame",
+    "is_sendable",
     "masked_frame",
     "parse_close",
     "sendable_code",
@@ -32,7 +33,8 @@ FIRST_CONTROL = 8  # from here on opcodes are those of control frames (§5.5)
 REASON_MAX = 123
 
 _NORMAL = 1000
-_NOT_SENDABLE = frozenset((1005, 1006, 1015))  # say what happened without a close frame
+# That a close frame may carry, beside those of libraries and applications (RFC 6455 §7.4).
+_CODES = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015)))
 
 # The start of a frame by how its length is written; for a short one a look-up is faster.
 _BYTES = tuple(bytes((value,)) for value in range(256))
@@ -96,7 +98,12 @@ def parse_close(payload: bytes) -> tuple[int | None, bytes]:
     return int.from_bytes(payload[:2], "big"), payload[2:]
 
 
+def is_sendable(code: int) -> bool:
+    """Whether a close frame may carry `code`."""
+    return code in _CODES or 3000 <= code <= 4999
+
+
 def sendable_code(code: int) -> int:
     """What to send for `code`, of which 16 bits count: 1000 for what no frame may carry."""
     code &= 0xFFFF
-    return _NORMAL if code < _NORMAL or code in _NOT_SENDABLE else code
+    return code if is_sendable(code) else _NORMAL

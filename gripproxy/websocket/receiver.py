@@ -4,7 +4,16 @@ from codecs import utf_8_decode
 
 from gripproxy.errors import WebSocketError
 from gripproxy.websocket.deflate import Inflater
-from gripproxy.websocket.frames import BINARY, CLOSE, CONT, PONG, TEXT, Frame, apply_mask
+from gripproxy.websocket.frames import (
+    BINARY,
+    CLOSE,
+    CONT,
+    PONG,
+    TEXT,
+    Frame,
+    apply_mask,
+    is_sendable,
+)
 
 # A data frame's payload is given out before its end once this much of it waits.
 PIECE_BYTES = 65_536
@@ -14,9 +23,6 @@ _FIN_TEXT, _FIN_BINARY = 0x80 | TEXT, 0x80 | BINARY
 # From here on a view is cheaper to make than a copy.
 _VIEW_BYTES = 16_384
 _WHOLE = (_FIN_TEXT, _FIN_BINARY)
-
-# That a peer may send, beside those of libraries and applications (RFC 6455 §7.4).
-_CODES = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015)))
 
 # Calling Frame itself takes twice as long.
 _tuple = tuple.__new__
@@ -283,7 +289,7 @@ class Receiver:
             raise WebSocketError("close code is cut short", _PROTOCOL_ERROR)
         if payload and self._check_text:
             code = int.from_bytes(payload[:2], "big")
-            if code not in _CODES and not 3000 <= code <= 4999:
+            if not is_sendable(code):
                 raise WebSocketError("invalid close code", _PROTOCOL_ERROR)
             if not _is_text(payload[2:]):
                 raise WebSocketError("reason is not UTF-8", _INVALID_DATA)

@@ -1033,13 +1033,22 @@ def test_the_client_s_answer_does_not_wait_for_a_backend_that_takes_nothing(stag
     stage.session.on_client_frame(Frame(TEXT, b"nobody has room for it"))
     assert stage.up.heard == []
     stage.session.on_backend_ready()
+    stage.session.on_client_frame(Frame(TEXT, b"nor is there a gap in what the backend gets"))
+    assert stage.up.heard == []
+    stage.session.on_client_close(1000, b"")
+    assert stage.up.heard == [("close", 1000, b"")]
+
+
+def test_what_the_client_sends_late_ends_when_the_backend_takes_no_more(stage: Stage) -> None:
+    stage.session.on_backend_close(1000, b"")
     stage.session.on_client_frame(Frame(TEXT, b"x"))
     assert stage.up.take() == [relayed(b"x")]
     stage.down.take()
     stage.session.on_backend_blocked()
     assert stage.down.heard == []
-    stage.session.on_client_close(1000, b"")
-    assert stage.up.heard == [("close", 1000, b"")]
+    stage.session.on_backend_ready()
+    stage.session.on_client_frame(Frame(TEXT, b"y"))
+    assert stage.up.heard == []
 
 
 def test_a_client_that_is_lost_instead_of_answering_is_told_of(stage: Stage) -> None:

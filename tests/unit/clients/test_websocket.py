@@ -878,7 +878,7 @@ def test_and_no_further_while_the_client_has_to_wait() -> None:
         (1005, b"", b"\x03\xe8"),
         (1006, b"", b"\x03\xe8"),
         (1015, b"", b"\x03\xe8"),
-        (65_535, b"", b"\xff\xff"),
+        (65_535, b"", b"\x03\xe8"),
         (65_536 + 1001, b"", b"\x03\xe9"),
         (1000, b"\xff", b"\x03\xe8\xef\xbf\xbd"),
         (1000, b"a" * 200, b"\x03\xe8" + b"a" * 123),

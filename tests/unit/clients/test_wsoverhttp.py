@@ -6,14 +6,13 @@ import uuid
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from gripproxy.backend.headers import HeaderRules
+from gripproxy.clients.outbox import EVENT_COST
 from gripproxy.clients.session import Session
-from gripproxy.clients.wsoverhttp import EVENT_COST, OverHttp
+from gripproxy.clients.wsoverhttp import OverHttp
 from gripproxy.errors import BackendError, BlockedError, ConnectError
-from gripproxy.grip.wsevents import Event, decode, encode
+from gripproxy.grip.wsevents import Event, encode
 from gripproxy.http1.head import Headers
 from gripproxy.routes import Route, Target
 from gripproxy.websocket.frames import BINARY, CONT, PING, PONG, TEXT, Frame
@@ -574,28 +573,11 @@ def test_meta_is_replaced_and_removed_whatever_its_case(stage: Stage) -> None:
 # -- what goes together --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("frame", "body"),
-    [
-        (Frame(TEXT, b"hello"), b"TEXT 5\r\nhello\r\n"),
-        (Frame(BINARY, b"\0" * 16), b"BINARY 10\r\n" + b"\0" * 16 + b"\r\n"),
-        (Frame(PING, b"p"), b"PING 1\r\np\r\n"),
-        (Frame(PONG, b""), b"PONG\r\n"),
-        (Frame(TEXT, b""), b"TEXT\r\n"),
-    ],
-)
-def test_a_message_is_an_event(stage: Stage, frame: Frame, body: bytes) -> None:
-    stage.open()
-    stage.up.send(frame)
-    assert not stage.asks
-    stage.up.flush()
-    assert stage.asked() == body
-
-
 def test_what_the_client_sent_at_once_goes_at_once(stage: Stage) -> None:
     stage.open()
     for frame in (Frame(TEXT, b"a"), Frame(PING, b"p"), Frame(BINARY, b"b")):
         stage.up.send(frame)
+    assert not stage.asks
     stage.up.flush()
     assert stage.asked() == text(b"a") + b"PING 1\r\np\r\nBINARY 1\r\nb\r\n"
 
@@ -636,14 +618,6 @@ def test_a_fragmented_message_goes_when_it_is_whole(stage: Stage) -> None:
     assert stage.asked() == b"BINARY 3\r\nabc\r\n"
 
 
-def test_a_message_may_consist_of_empty_fragments(stage: Stage) -> None:
-    stage.open()
-    stage.up.send(Frame(TEXT, b"", False))
-    stage.up.send(Frame(CONT, b""))
-    stage.up.flush()
-    assert stage.asked() == b"TEXT\r\n"
-
-
 def test_with_one_event_each_goes_by_itself() -> None:
     stage = Stage(ONE_EVENT).open()
     stage.send(b"a", b"", b"", b"b")
@@ -665,25 +639,6 @@ def test_many_messages_go_in_one_request(stage: Stage) -> None:
 
 
 # -- how much may wait ---------------------------------------------------------------------------
-
-
-def test_the_bound_is_of_two_hundred_thousand_bytes() -> None:
-    stage = Stage(ws_queue_bytes=200_000).open()
-    stage.send(b"a" * (199_999 - EVENT_COST))
-    assert stage.session.heard == []
-    stage.send(b"b")
-    assert stage.session.heard == [("blocked",)]
-
-
-def test_empty_messages_fill_the_queue_too() -> None:
-    stage = Stage(ws_queue_bytes=10 * EVENT_COST).open()
-    stage.send(*[b""] * 9)
-    assert stage.session.heard == []
-    stage.send(b"")
-    assert stage.session.heard == [("blocked",)]
-    stage.answer()
-    stage.answer()
-    assert stage.session.heard == [("blocked",), ("ready",)]
 
 
 def test_a_full_queue_blocks_the_client_until_the_backend_has_taken_it(stage: Stage) -> None:
@@ -713,39 +668,6 @@ def test_while_a_part_of_the_queue_is_too_much_the_client_stays_blocked() -> Non
     assert stage.asked() == text(b"b" * BOUND)
     stage.answer()
     assert stage.session.heard == [("blocked",), ("ready",)]
-
-
-@pytest.mark.parametrize(
-    "frames",
-    [
-        [Frame(TEXT, bytes(BOUND + 1))],
-        [Frame(TEXT, bytes(BOUND), False)],
-        [Frame(TEXT, bytes(BOUND - 1), False), Frame(CONT, b"a", False)],
-        [Frame(TEXT, bytes(BOUND - 1), False), Frame(CONT, b"ab")],
-    ],
-)
-def test_a_message_over_the_bound_is_refused(stage: Stage, frames: list[Frame]) -> None:
-    stage.open()
-    for frame in frames:
-        assert stage.session.heard == []
-        stage.up.send(frame)
-    assert stage.session.heard == [("too large",)]
-
-
-@pytest.mark.parametrize(
-    "frames",
-    [
-        [Frame(TEXT, bytes(BOUND))],
-        [Frame(TEXT, bytes(BOUND - 1), False), Frame(CONT, b"\0")],
-    ],
-)
-def test_a_message_of_the_bound_is_not(stage: Stage, frames: list[Frame]) -> None:
-    stage.open()
-    for frame in frames:
-        stage.up.send(frame)
-    stage.up.flush()
-    assert stage.asked() == text(bytes(BOUND))
-    assert ("too large",) not in stage.session.heard
 
 
 def test_the_rest_of_a_message_that_was_refused_goes_nowhere(stage: Stage) -> None:
@@ -1054,29 +976,6 @@ def test_what_is_not_accepted_goes_again_with_what_comes_next(stage: Stage) -> N
     assert replayed(stage) is None
 
 
-@pytest.mark.parametrize(
-    ("count", "left"),
-    [
-        (0, b"TEXT 2\r\nab\r\nBINARY 2\r\ncd\r\nPING 1\r\ne\r\n"),
-        (1, b"TEXT 1\r\nb\r\nBINARY 2\r\ncd\r\nPING 1\r\ne\r\n"),
-        (2, b"BINARY 2\r\ncd\r\nPING 1\r\ne\r\n"),
-        (3, b"BINARY 1\r\nd\r\nPING 1\r\ne\r\n"),
-        (4, b"PING 1\r\ne\r\n"),
-        (5, b""),
-    ],
-)
-def test_what_was_accepted_ends_anywhere(stage: Stage, count: int, left: bytes) -> None:
-    stage.open()
-    for frame in (Frame(TEXT, b"ab"), Frame(BINARY, b"cd"), Frame(PING, b"e")):
-        stage.up.send(frame)
-    stage.up.flush()
-    stage.asked()
-    stage.answer(b"", accepts(count))
-    stage.up.refresh()
-    assert stage.asked() == left
-    assert replayed(stage) == (b"%d" % (5 - count) if count < 5 else None)
-
-
 @pytest.mark.parametrize("field", [[], [(b"Content-Bytes-Accepted", b"x")]])
 def test_without_a_number_all_is_accepted(stage: Stage, field: Headers) -> None:
     stage.open()
@@ -1133,45 +1032,6 @@ def test_the_answer_s_messages_count_whatever_was_accepted(stage: Stage) -> None
     stage.send(b"ab")
     stage.answer(text(b"x"), accepts(0))
     assert stage.session.heard == [("frame", TEXT, b"x", True)]
-
-
-def test_with_one_event_something_must_be_accepted_while_more_waits() -> None:
-    stage = Stage(ONE_EVENT).open()
-    stage.send(b"ab", b"c")
-    assert stage.asked() == text(b"ab")
-    stage.answer(b"", accepts(1))
-    assert stage.asked() == text(b"b")
-    assert replayed(stage) == b"1"
-    stage.answer(b"", accepts(0))
-    assert stage.session.heard == [LOST]
-
-
-def test_a_full_queue_of_which_nothing_is_accepted_is_the_end(stage: Stage) -> None:
-    stage.open()
-    stage.send(bytes(BOUND))
-    assert stage.asked() == text(bytes(BOUND))
-    stage.answer(b"", accepts(0))
-    assert stage.session.heard == [("blocked",), LOST]
-    assert stage.is_over
-
-
-def test_a_full_queue_of_which_a_little_is_accepted_goes_on(stage: Stage) -> None:
-    stage.open()
-    stage.send(bytes(BOUND))
-    assert stage.asked() == text(bytes(BOUND))
-    stage.answer(b"", accepts(1))
-    assert stage.asks or ("ready",) in stage.session.heard
-
-
-def test_what_was_not_accepted_counts_towards_the_bound(stage: Stage) -> None:
-    stage.open()
-    stage.send(bytes(BOUND - 1 - EVENT_COST))
-    stage.answer(b"", accepts(10))
-    assert stage.session.heard == []
-    stage.send(b"")
-    assert stage.session.heard == [("blocked",)]
-    stage.answer(b"", accepts(EVENT_COST))
-    assert stage.session.heard == [("blocked",), ("ready",)]
 
 
 def test_a_request_that_is_sent_again_says_the_same_of_what_it_said_before(stage: Stage) -> None:
@@ -1235,20 +1095,6 @@ def test_a_close_before_which_nothing_is_accepted_is_said_so_many_times(stage: S
         assert stage.asked() == said
         assert replayed(stage) == b"2"
     stage.answer(b"", accepts(0))
-    assert stage.session.heard == [LOST]
-    assert stage.is_over
-
-
-@pytest.mark.parametrize("count", [2, 3])
-def test_a_close_cannot_be_left_out_of_what_is_accepted(stage: Stage, count: int) -> None:
-    stage.open()
-    stage.send(b"x")
-    assert stage.asked() == text(b"x")
-    stage.send(b"ab")
-    stage.up.close(1000, b"")
-    stage.answer()
-    assert stage.asked() == text(b"ab") + close(b"\x03\xe8")
-    stage.answer(CLOSE, accepts(count))
     assert stage.session.heard == [LOST]
     assert stage.is_over
 
@@ -1466,6 +1312,17 @@ def test_a_detached_backend_gets_what_came_before(stage: Stage) -> None:
     assert stage.asked() == text(b"a") + CLOSE
 
 
+def test_nobody_hears_that_there_is_room_for_a_client_that_was_detached(stage: Stage) -> None:
+    stage.open()
+    stage.send(bytes(BOUND))
+    assert stage.asked() == text(bytes(BOUND))
+    assert stage.session.take() == [("blocked",)]
+    stage.up.detach()
+    stage.answer()
+    assert stage.session.heard == []
+    assert stage.asked() == CLOSE
+
+
 def test_a_backend_can_be_detached_by_its_own_answer(stage: Stage) -> None:
     stage.open(b"", (b"Keep-Alive-Interval", b"20"))
     stage.session.then["frame"] = stage.up.detach
@@ -1620,10 +1477,29 @@ def test_nor_is_one_that_is_not_answered_in_time(stage: Stage) -> None:
     assert stage.is_over
 
 
-def test_nor_is_open(stage: Stage) -> None:
+def test_nor_is_open_which_the_backend_may_accept_all_the_same(stage: Stage) -> None:
     stage.up.begin()
     assert stage.asked() == OPEN
+    unanswered = stage.request
     stage.up.lost()
+    stage.wait(31)
+    assert unanswered.wire.aborted
+    assert stage.asked() == DISCONNECT
+    stage.answer()
+    assert stage.is_over
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_nor_is_the_close_of_a_session_that_is_detached(stage: Stage, busy: bool) -> None:
+    stage.open()
+    if busy:
+        stage.send(b"a")
+        assert stage.asked() == text(b"a")
+        stage.up.detach()
+        stage.wait(31)
+    else:
+        stage.up.detach()
+    assert stage.asked() == CLOSE
     stage.wait(31)
     assert stage.request.wire.aborted
     assert stage.is_over
@@ -1725,6 +1601,35 @@ def test_a_proxy_that_stops_tells_nobody(stage: Stage) -> None:
     assert stage.is_over
 
 
+@pytest.mark.parametrize("opening", [True, False])
+@pytest.mark.parametrize("answers", [True, False])
+def test_nor_does_it_heed_what_is_under_way(stage: Stage, opening: bool, answers: bool) -> None:
+    if opening:
+        stage.up.begin()
+    else:
+        stage.open(b"", (b"Keep-Alive-Interval", b"20"))
+        stage.pool.idle.clear()
+        stage.send(b"a")
+    stage.asked()
+    stage.front.stopping = True
+    stage.up.lost()
+    if answers:
+        stage.answer(OPEN if opening else text(b"x"))
+    else:
+        stage.request.lose(sent=False)
+    assert stage.is_over
+    assert stage.session.heard == []
+
+
+def test_nobody_hears_that_open_failed_once_the_client_is_lost(stage: Stage) -> None:
+    stage.up.begin()
+    assert stage.asked() == OPEN
+    stage.up.lost()
+    stage.request.lose()
+    assert stage.session.heard == []
+    assert stage.is_over
+
+
 def test_what_the_client_does_after_its_end_is_nothing(stage: Stage) -> None:
     stage.open()
     stage.up.lost()
@@ -1735,90 +1640,3 @@ def test_what_the_client_does_after_its_end_is_nothing(stage: Stage) -> None:
     stage.up.lost()
     stage.up.refresh()
     assert stage.is_over
-
-
-# -- whatever happens ----------------------------------------------------------------------------
-
-STEPS = st.lists(
-    st.sampled_from(
-        ["send"] * 3 + ["answer"] * 3 + ["part", "end", "half", "none", "fail", "refresh", "wait"]
-    ),
-    max_size=30,
-)
-
-
-class Talk:
-    """A client that says the alphabet, and a backend that takes as much as it likes of it."""
-
-    def __init__(self, one_event: bool) -> None:
-        self.stage = Stage(ONE_EVENT if one_event else TARGET, ws_queue_bytes=10**6)
-        self.stage.open(b"", (b"Keep-Alive-Interval", b"20"))
-        self.one_event = one_event
-        self.letters = itertools.cycle(b"abcdefghijklmnopqrstuvwxyz")
-        self.sent, self.taken, self.partial = bytearray(), bytearray(), bytearray()
-        self.offered_before = 0  # bytes that were, and not taken
-        self.ended = len(self.stage.pool.requests)
-        self.failures = 0  # since the last answer
-
-    @property
-    def is_asked(self) -> bool:
-        return len(self.stage.pool.requests) > self.ended
-
-    def do(self, step: str) -> None:
-        stage = self.stage
-        if step == "send" and not self.partial:
-            data = bytes(itertools.islice(self.letters, 3))
-            self.sent += data
-            stage.send(data)
-        elif step == "part":
-            data = bytes(itertools.islice(self.letters, 2))
-            stage.up.send(Frame(CONT if self.partial else TEXT, data, False))
-            self.partial += data
-            stage.up.flush()
-        elif step == "end" and self.partial:
-            self.sent += self.partial
-            self.partial.clear()
-            stage.up.send(Frame(CONT, b""))
-            stage.up.flush()
-        elif step == "refresh":
-            stage.up.refresh()
-        elif step == "wait":
-            stage.wait(40)
-        elif step in ("answer", "half", "none", "fail") and self.is_asked:
-            self.end_request(step)
-        assert len(stage.pool.requests) - self.ended <= 1
-        assert stage.session.heard == []
-
-    def end_request(self, step: str) -> None:
-        request = self.stage.request
-        offered = b"".join(event.content for event in decode(request.body))
-        assert self.sent[len(self.taken) :].startswith(offered)
-        again = min(self.offered_before, len(offered))
-        assert request[b"content-bytes-replayed"] == (b"%d" % again if again else None)
-        self.ended = len(self.stage.pool.requests)
-        if step == "fail" and self.failures < 5:
-            self.failures += 1
-            request.lose(sent=False)
-            return
-        self.failures = 0
-        count = {"answer": len(offered), "half": len(offered) // 2}.get(step, 0)
-        if self.one_event and not count:
-            count = len(offered)  # or the backend would be given up
-        self.taken += offered[:count]
-        self.offered_before = max(self.offered_before, len(offered)) - count
-        self.stage.answer(b"", accepts(count))
-
-
-@settings(max_examples=60, deadline=None)
-@given(STEPS, st.booleans())
-def test_the_backend_gets_every_byte_once_and_in_order_whatever_it_accepts(
-    steps: list[str], one_event: bool
-) -> None:
-    talk = Talk(one_event)
-    for step in [*steps, "end"]:
-        talk.do(step)
-    for _ in range(100):
-        if talk.taken == talk.sent:
-            break
-        talk.do("answer" if talk.is_asked else "wait")
-    assert talk.taken == talk.sent

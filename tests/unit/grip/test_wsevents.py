@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gripproxy.errors import EventsError
-from gripproxy.grip.wsevents import Event, accept, content_size, decode, encode
+from gripproxy.grip.wsevents import Event, content_size, decode, encode, unaccepted
 
 TYPES = [b"OPEN", b"TEXT", b"BINARY", b"PING", b"PONG", b"CLOSE", b"DISCONNECT"]
 
@@ -113,46 +113,48 @@ def test_the_size_of_the_content_is_that_of_all_events() -> None:
     assert content_size([]) == 0
 
 
-class TestAccept:
+class TestUnaccepted:
     def test_a_half_accepted_message_goes_on_as_one_of_its_type(self) -> None:
         events = [Event(b"TEXT", b"[foo][hello")]
-        left = accept(events, 5)
+        left = unaccepted(events, 5)
         assert left == [Event(b"TEXT", b"[hello")]
-        assert accept([*left, Event(b"TEXT", b" world]")], 13) == []
-        assert accept([Event(b"BINARY", b"ab"), Event(b"PING", b"cd")], 3) == [Event(b"PING", b"d")]
+        assert unaccepted([*left, Event(b"TEXT", b" world]")], 13) == []
+        assert unaccepted([Event(b"BINARY", b"ab"), Event(b"PING", b"cd")], 3) == [
+            Event(b"PING", b"d")
+        ]
 
     def test_nothing_accepted_leaves_everything(self) -> None:
         events = [Event(b"TEXT"), Event(b"TEXT", b"a")]
-        assert accept(events, 0) == events
-        assert accept([], 0) == []
+        assert unaccepted(events, 0) == events
+        assert unaccepted([], 0) == []
 
     def test_empty_events_go_with_what_is_accepted_before_or_after_them(self) -> None:
         events = [Event(b"PING"), Event(b"TEXT", b"ab"), Event(b"TEXT"), Event(b"BINARY", b"c")]
-        assert accept(events, 1) == [Event(b"TEXT", b"b"), *events[2:]]
-        assert accept(events, 2) == [Event(b"BINARY", b"c")]
+        assert unaccepted(events, 1) == [Event(b"TEXT", b"b"), *events[2:]]
+        assert unaccepted(events, 2) == [Event(b"BINARY", b"c")]
 
     def test_a_close_is_never_split(self) -> None:
         close = Event(b"CLOSE", b"\x03\xe8bye")
         events = [Event(b"TEXT", b"ab"), close]
-        assert accept(events, 2) == [close]
-        assert accept(events, 6) == [close]
-        assert accept(events, 7) == []
+        assert unaccepted(events, 2) == [close]
+        assert unaccepted(events, 6) == [close]
+        assert unaccepted(events, 7) == []
 
     def test_a_close_without_content_goes_with_the_message_before_it(self) -> None:
         events = [Event(b"TEXT", b"ab"), Event(b"CLOSE")]
-        assert accept(events, 1) == [Event(b"TEXT", b"b"), Event(b"CLOSE")]
-        assert accept(events, 2) == []
+        assert unaccepted(events, 1) == [Event(b"TEXT", b"b"), Event(b"CLOSE")]
+        assert unaccepted(events, 2) == []
 
     def test_no_more_can_be_accepted_than_was_offered(self) -> None:
         with pytest.raises(EventsError):
-            accept([Event(b"TEXT", b"ab"), Event(b"CLOSE", b"\x03\xe8")], 5)
+            unaccepted([Event(b"TEXT", b"ab"), Event(b"CLOSE", b"\x03\xe8")], 5)
         with pytest.raises(EventsError):
-            accept([], 1)
+            unaccepted([], 1)
 
     def test_the_offered_events_stay_as_they_are(self) -> None:
         events = [Event(b"TEXT", b"ab")]
-        assert accept(events, 0) is not events
-        accept(events, 1)
+        assert unaccepted(events, 0) is not events
+        unaccepted(events, 1)
         assert events == [Event(b"TEXT", b"ab")]
 
     @settings(max_examples=100, deadline=None)
@@ -160,7 +162,7 @@ class TestAccept:
     def test_no_content_is_lost_or_repeated(self, events: list[Event], data: st.DataObject) -> None:
         total = content_size(events)
         accepted = data.draw(st.integers(0, total))
-        left = accept(events, accepted)
+        left = unaccepted(events, accepted)
         content = b"".join(event.content for event in events)
         if left and left[0].type == b"CLOSE":
             assert left == events[-1:]
