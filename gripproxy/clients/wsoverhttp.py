@@ -241,11 +241,9 @@ class OverHttp(Timed):
         fetch, self._fetch = self._fetch, None
         assert fetch is not None
         knows_nothing = self._is_opening and fetch.waits
-        knows_all = self._is_leaving or (
-            self._state is State.CLOSING and not self._outbox.close_due
-        )
+        is_told = self._is_leaving or self._state is State.CLOSING
         fetch.abandon()
-        self._tell_of_end(not (knows_nothing or knows_all))
+        self._tell_of_end(not (knows_nothing or is_told))
 
     def _again(self) -> bool:
         """Send it once more, later; False: it was sent often enough."""

@@ -1496,11 +1496,12 @@ def test_nor_is_the_close_of_a_session_that_is_detached(stage: Stage, busy: bool
         stage.send(b"a")
         assert stage.asked() == text(b"a")
         stage.up.detach()
-        stage.wait(31)
     else:
         stage.up.detach()
-    assert stage.asked() == CLOSE
-    stage.wait(31)
+        assert stage.asked() == CLOSE
+    stage.wait(29)
+    assert not stage.request.wire.aborted
+    stage.wait(2)
     assert stage.request.wire.aborted
     assert stage.is_over
 
