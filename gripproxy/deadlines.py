@@ -122,7 +122,12 @@ class Deadlines:
                 continue
             if at <= now:
                 timed.deadline = NEVER
-                timed.expired(now)
+                try:
+                    timed.expired(now)
+                except Exception as error:  # of one object, and the others are due all the same
+                    self._loop.call_exception_handler(
+                        {"message": "a deadline was not met", "exception": error}
+                    )
             else:
                 self._put(timed, int(at / TICK) + 1)
         if self._timer is None:

@@ -45,7 +45,7 @@ def negotiate(values: Iterable[bytes]) -> tuple[Agreement, bytes] | None:
 
     None: no offer is acceptable. Raises HttpError (400) for a malformed value.
     """
-    for value in values:
+    for value in filter(None, values):  # an empty one offers nothing
         try:
             extensions = parse_extension(value.decode("latin-1"))
         except InvalidHeaderFormat as error:

@@ -38,6 +38,10 @@ class FakeLoop:
     def call_soon(self, call: Callable[..., None], *arguments: Any) -> Handle:
         return self.call_at(self.now, partial(call, *arguments))
 
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Whatever fails is an error of the test."""
+        raise context["exception"]
+
     @property
     def timers(self) -> int:
         return sum(not handle.cancelled for _, _, handle in self._timers)

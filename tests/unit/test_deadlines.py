@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import pytest
 from hypothesis import example, given, settings
@@ -281,3 +282,20 @@ def test_every_deadline_is_met_in_time_whatever_happens_to_the_others(
                     assert thing not in due or due[thing][1] >= loop.now
     assert due == {}
     assert loop.timers == 0
+
+
+def test_one_that_fails_does_not_keep_the_others_from_being_called() -> None:
+    failures: list[object] = []
+
+    class Patient(FakeLoop):
+        def call_exception_handler(self, context: dict[str, Any]) -> None:
+            failures.append(context["exception"])
+
+    loop = Patient()
+    wheel = Deadlines(cast(asyncio.AbstractEventLoop, loop))
+    called: list[int] = []
+    for number in (0, 1, 0, 1):
+        wheel.set(Alarm(partial(lambda each: called.append(1 // each), number)), loop.now + 1)
+    loop.run_until(loop.now + 2)
+    assert called == [1, 1]
+    assert [type(failure) for failure in failures] == [ZeroDivisionError] * 2

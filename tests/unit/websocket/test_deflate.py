@@ -96,7 +96,6 @@ def test_the_first_acceptable_offer_is_taken() -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        b"",
         b";",
         b"a b",
         b"permessage-deflate;",
@@ -113,6 +112,11 @@ def test_a_malformed_offer_is_a_bad_request(value: bytes) -> None:
 
 
 # -- what a backend accepts ----------------------------------------------------------------------
+
+
+def test_an_empty_value_offers_nothing() -> None:
+    assert negotiate([b""]) is None
+    assert negotiate([b"", b"permessage-deflate", b""]) is not None
 
 
 def test_what_is_offered_to_a_backend_leaves_it_the_choice() -> None:
