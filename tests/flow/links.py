@@ -27,6 +27,7 @@ from tests.support.websocket import (
     WohBackend,
     accept,
     control,
+    encode_frame,
     events,
 )
 
@@ -65,7 +66,7 @@ class Link:
         self._prefix = prefix
 
     async def tell(self, *messages: Event) -> None:
-        """Let the backend send these."""
+        """Let the backend send these, all at once."""
         raise NotImplementedError
 
     async def next_event(self, timeout: float = TIMEOUT) -> Event:
@@ -124,8 +125,8 @@ class _Relay(Link):
         self.backend = backend
 
     async def tell(self, *messages: Event) -> None:
-        for kind, content in messages:
-            await self.backend.send(OPCODES[kind], content or b"")
+        frames = [encode_frame(OPCODES[kind], content or b"") for kind, content in messages]
+        await self.backend.send_raw(b"".join(frames))
 
     async def next_event(self, timeout: float = TIMEOUT) -> Event:
         try:

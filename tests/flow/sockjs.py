@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Awaitable
 from typing import ClassVar
 
 from tests.flow.holding import Stage, fresh, open_stage
-from tests.flow.sockets import OPEN
+from tests.flow.sockets import OPEN, text
 from tests.support.backend import Answer, Exchange
 from tests.support.client import Client, Fields, Response, connect, encode_request, fetch
 from tests.support.proxy import PUSHPIN
-from tests.support.websocket import WohAnswer, WohBackend, events
+from tests.support.websocket import EventLike, WohAnswer, WohBackend, events
 
 SOCKJS_URL = "http://cdn.example/sockjs.min.js"
 NO_STORE = "no-store, no-cache, must-revalidate, max-age=0"
@@ -123,6 +123,13 @@ async def open_session(
     assert await session.poll() == b"o\n"
     assert await backend.next_events() == OPEN
     return session, backend
+
+
+async def say(session: Session, backend: SessionBackend, *said: EventLike) -> None:
+    """Let the backend say something, by giving it an occasion to."""
+    backend.answers.append(events(*said))
+    await session.send("go")
+    assert await backend.next_events() == [text("go")]
 
 
 async def answer_of(request: Awaitable[Response]) -> tuple[int, bytes]:

@@ -106,10 +106,13 @@ async def test_rules_for_fields_of_requests_hold_for_handshakes(stage: Stage) ->
 @shared
 async def test_fields_of_the_backend_pass_to_the_client(stage: Stage) -> None:
     fields = [("X-A", "1"), ("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]
+    fields += [("Content-Type", "text/x"), ("Set-Meta-A", "1")]
     async with relayed(stage, fields) as (client, _):
         assert client.response.reason == "Switching Protocols"
         assert client.response.header("x-a") == "1"
         assert client.response.all("set-cookie") == ["a=1", "b=2"]
+        assert client.response.header("content-type") == "text/x"
+        assert client.response.header("set-meta-a") == "1"
         for name in ("upgrade", "connection", "sec-websocket-accept"):
             assert len(client.response.all(name)) == 1
 
@@ -210,10 +213,12 @@ async def test_rejection_reaches_the_client_with_its_body(stage: Stage, status: 
 
 async def test_rejection_keeps_its_reason_and_fields(stage: Stage) -> None:
     fields = [("WWW-Authenticate", "Basic"), ("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]
+    fields += [("Content-Type", "text/x"), ("Set-Meta-A", "1")]
     r = await refusal(stage, response(401, fields, b"who?", reason="Say Who You Are"))
     assert (r.reason, r.body) == ("Say Who You Are", b"who?")
     assert r.header("www-authenticate") == "Basic"
     assert r.all("set-cookie") == ["a=1", "b=2"]
+    assert (r.header("content-type"), r.header("set-meta-a")) == ("text/x", "1")
 
 
 @pytest.mark.parametrize("status", [204, 304])

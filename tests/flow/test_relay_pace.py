@@ -14,12 +14,14 @@ from tests.flow.sockets import message, relayed
 from tests.support.client import Truncated, get
 from tests.support.websocket import (
     BINARY,
+    CLOSE,
     CONT,
     GRIP,
     PING,
     TEXT,
     Frame,
     Socket,
+    close_payload,
     control,
     encode_frame,
 )
@@ -183,6 +185,23 @@ async def test_what_goes_the_other_way_is_not_held_up(stage: Stage, to_backend: 
         assert await sender.read_text() == "still here"
         sending.cancel()
         sender.abort()
+
+
+async def test_client_that_is_held_up_hears_a_close_and_can_answer_it(stage: Stage) -> None:
+    """Although the backend that has closed reads nothing."""
+    async with relayed(stage, []) as (client, inner):
+        progress = asyncio.Queue[int]()
+        frame = encode_frame(BINARY, PIECE, masked=True)
+        sending = asyncio.create_task(send_all(client, frame, progress))
+        await wait_stalled(progress)
+        sending.cancel()
+        await inner.send_close(4000, b"bye")
+        assert await client.read_close() == (4000, b"bye")
+        await client.send_close(4001)
+        await client.wait_dropped()
+        while (got := await inner.read_frame()).opcode != CLOSE:
+            assert got.opcode in (BINARY, CONT)
+        assert got.payload == close_payload(4001)
 
 
 @both_ways

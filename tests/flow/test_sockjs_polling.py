@@ -1,16 +1,13 @@
-"""SockJS by polling (xhr and JSON-P): opening, both directions, and closing."""
+"""SockJS by polling (xhr and JSON-P): opening, and what comes to the client."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
-from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
 
 from tests.flow.holding import BAD_ORIGIN, Stage, fresh, open_stage
-from tests.flow.sockets import DISCONNECT, OPEN, message, receive_events, text
+from tests.flow.sockets import DISCONNECT, OPEN, message, text
 from tests.flow.sockjs import (
     NO_STORE,
     STILL_OPEN,
@@ -19,6 +16,7 @@ from tests.flow.sockjs import (
     answer_of,
     open_session,
     open_sockjs_stage,
+    say,
 )
 from tests.support.backend import response
 from tests.support.client import fetch
@@ -28,12 +26,9 @@ from tests.support.websocket import (
     GRIP,
     TEXT,
     Event,
-    EventLike,
     SocketBackend,
     accept,
-    close_payload,
     control,
-    events,
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -54,18 +49,6 @@ async def stage() -> AsyncIterator[Stage]:
 def forget(stage: Stage) -> Iterator[None]:
     yield
     stage.backend.reset()
-
-
-def closing(code: int | None = None, reason: bytes = b"") -> Event:
-    """A backend's close."""
-    return Event("CLOSE", close_payload(code, reason))
-
-
-async def say(session: Session, backend: SessionBackend, *said: EventLike) -> None:
-    """Let the backend say something, by giving it an occasion to."""
-    backend.answers.append(events(*said))
-    await session.send("go")
-    assert await backend.next_events() == [text("go")]
 
 
 # -- opening ---------------------------------------------------------------------------------
@@ -214,122 +197,6 @@ async def test_a_client_that_leaves_before_it_is_answered(stage: Stage) -> None:
     assert await backend.next_events() == DISCONNECT
 
 
-# -- from the client -------------------------------------------------------------------------
-
-
-@shared
-async def test_messages_come_one_by_one_in_order(stage: Stage) -> None:
-    session, backend = await open_session(stage)
-    await session.send("a", "", "ü😀", "[]")
-    assert await receive_events(backend, 4) == [text("a"), Event("TEXT"), text("ü😀"), text("[]")]
-
-
-@shared
-async def test_a_client_may_send_nothing(stage: Stage) -> None:
-    session, backend = await open_session(stage)
-    await session.send()
-    await session.send("x")
-    assert await backend.next_events() == [text("x")]
-
-
-@shared
-@pytest.mark.parametrize(
-    "body", [b"", b'["a', b'"a"', b"[1]", b'{"a":"b"}', b'["a",null]', b'["\xff"]']
-)
-async def test_what_is_no_array_of_strings(stage: Stage, body: bytes) -> None:
-    session, backend = await open_session(stage)
-    assert await answer_of(session.post("xhr_send", body)) == (400, b"Payload expected\n")
-    await session.send("x")
-    assert await backend.next_events() == [text("x")]
-
-
-@shared
-async def test_the_largest_body(stage: Stage) -> None:
-    session, backend = await open_session(stage)
-    largest = json.dumps(["x" * (TOO_LARGE - 5)]).encode()
-    assert await answer_of(session.post("xhr_send", largest)) == (200, b"ok")
-    assert await backend.next_events() == [text("x" * (TOO_LARGE - 5))]
-    too_large = largest + b" "
-    assert await answer_of(session.post("xhr_send", too_large)) == (400, b"Request too large.\n")
-
-
-async def test_a_lone_surrogate_is_replaced(stage: Stage) -> None:
-    session, backend = await open_session(stage)
-    assert await answer_of(session.post("xhr_send", rb'["a\ud800b"]')) == (200, b"ok")
-    assert await backend.next_events() == [text("a\ufffdb")]
-
-
-@shared
-async def test_a_form(stage: Stage) -> None:
-    session, backend = await open_session(stage)
-    body = b"i=1&d=" + quote('["a b%+"]').encode()
-    assert await answer_of(session.post("jsonp_send", body, FORM)) == (200, b"ok")
-    assert await backend.next_events() == [text("a b%+")]
-
-
-async def test_a_form_of_a_browser_has_spaces(stage: Stage) -> None:
-    session, backend = await open_session(stage)
-    await session.post("jsonp_send", b"d=%5B%22a+b%22%5D", FORM)
-    assert await backend.next_events() == [text("a b")]
-
-
-@shared
-@pytest.mark.parametrize("body", [b"", b"d=", b"p=p", b"d=%5B%22x"])
-async def test_a_form_without_messages(stage: Stage, body: bytes) -> None:
-    session, _ = await open_session(stage)
-    assert await answer_of(session.post("jsonp_send", body, FORM)) == (400, b"Payload expected\n")
-
-
-async def test_plain_text_in_place_of_a_form(stage: Stage) -> None:
-    session, backend = await open_session(stage)
-    await session.post("jsonp_send", b'["%61"]', {"Content-Type": "text/plain"})
-    assert await backend.next_events() == [text("%61")]
-
-
-@shared
-async def test_messages_in_a_query(stage: Stage) -> None:
-    session, backend = await open_session(stage)
-    assert await answer_of(session.get("xhr_send", 'd=["x"]')) == (200, b"ok")
-    assert await backend.next_events() == [text("x")]
-
-
-async def test_messages_in_an_encoded_query(stage: Stage) -> None:
-    session, backend = await open_session(stage)
-    assert await answer_of(session.get("jsonp_send", "d=%5B%22x%22%5D")) == (200, b"ok")
-    assert await backend.next_events() == [text("x")]
-
-
-async def test_a_backend_that_keeps_a_client_waiting(stage: Stage) -> None:
-    session, backend = await open_session(stage)
-    large = "x" * 90_000
-    answer = backend.hold()
-    for _ in range(3):  # until nothing more fits
-        await session.send(large)
-    assert await backend.next_events() == [text(large)]
-    half = "y" * 45_000
-    body = json.dumps([half, half]).encode()
-    sending = [asyncio.create_task(session.post("xhr_send", body)) for _ in range(2)]
-    done, left = await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
-    assert [await answer_of(task) for task in done] == [(400, b"Already sending\n")]
-    answer.set_result(events())
-    assert await answer_of(left.pop()) == (200, b"ok")
-    assert await receive_events(backend, 4) == [text(large)] * 2 + [text(half)] * 2
-
-
-@shared
-async def test_messages_before_the_backend_has_accepted_wait(stage: Stage) -> None:
-    backend = SessionBackend(stage)
-    opening = backend.hold()
-    session = Session(stage.proxy.port, backend.query)
-    async with session.request("POST", "xhr") as opener:
-        assert await backend.next_events() == OPEN
-        async with session.request("POST", "xhr_send", body=b'["early"]') as sender:
-            opening.set_result(accept())
-            assert (await opener.read_response()).body == b"o\n"
-            assert (await sender.read_response()).body == b"ok"
-    assert await backend.next_events() == [text("early")]
-
-
 # -- to the client ---------------------------------------------------------------------------
 
 
@@ -441,133 +308,6 @@ async def test_an_unknown_transport_of_a_session(stage: Stage) -> None:
     session, _ = await open_session(stage)
     assert await answer_of(session.post("other")) == (404, b"Not Found\n")
     assert await answer_of(session.get("xhr")) == (404, b"Not Found\n")
-
-
-# -- the backend closes ----------------------------------------------------------------------
-
-
-@shared
-@pytest.mark.parametrize(
-    ("close", "shown"),
-    [
-        (closing(3000, b"Go away!"), '3000,"Go away!"'),
-        (closing(3000, "grün".encode()), '3000,"grün"'),
-        (closing(1000), '1000,"Connection closed"'),
-        (closing(0, b"none"), '0,"none"'),
-        (closing(), '0,"Connection closed"'),
-    ],
-)
-async def test_a_close_is_shown_again_and_again(stage: Stage, close: Event, shown: str) -> None:
-    session, backend = await open_session(stage)
-    await say(session, backend, ("TEXT", "m:last"), close)
-    assert await session.poll() == b'a["last"]\n'
-    frame = f"c[{shown}]"
-    assert await session.poll() == f"{frame}\n".encode()
-    assert await backend.next_events() == NOTHING_BUT_CLOSE
-    assert await session.poll() == f"{frame}\n".encode()
-    assert await session.script() == f"/**/f({json.dumps(frame, ensure_ascii=False)});\n".encode()
-    assert await answer_of(session.post("xhr_send", b'["x"]')) == (200, f"{frame}\n".encode())
-
-
-@shared
-async def test_a_close_answers_a_poll(stage: Stage) -> None:
-    session, backend = await open_session(stage)
-    async with session.waiting() as client:
-        await say(session, backend, closing(3000, b"bye"))
-        assert (await client.read_response()).body == b'c[3000,"bye"]\n'
-    assert await backend.next_events() == NOTHING_BUT_CLOSE
-
-
-@shared
-@pytest.mark.parametrize(
-    ("fields", "shown"),
-    [
-        ({"code": 4000, "reason": "x"}, b'c[4000,"x"]\n'),
-        ({}, b'c[0,"Connection closed"]\n'),
-    ],
-)
-async def test_a_published_close(stage: Stage, fields: dict[str, Any], shown: bytes) -> None:
-    c = fresh()
-    session, backend = await open_session(stage, accept(control(type="subscribe", channel=c)))
-    await stage.proxy.wait_subscribed(c)
-    async with session.waiting() as client:
-        await stage.proxy.publish(message(c, action="close", **fields))
-        assert (await client.read_response()).body == shown
-    assert await backend.next_events() == NOTHING_BUT_CLOSE
-
-
-async def test_a_close_while_opening(stage: Stage) -> None:
-    session, _ = await open_session(stage, accept(("TEXT", "m:x"), closing(3000, b"no")))
-    assert [await session.poll() for _ in range(3)] == [b'a["x"]\n', *[b'c[3000,"no"]\n'] * 2]
-
-
-@shared
-async def test_a_backend_that_goes_while_a_poll_waits(stage: Stage) -> None:
-    session, backend = await open_session(stage)
-    async with session.waiting() as client:
-        backend.answers.append(response(500))
-        await session.send("x")
-        r = await client.read_response()
-        assert (r.status, r.reason, r.body) == (410, "Gone", b"Session terminated\n")
-        assert r.header("access-control-allow-origin") == "*"
-    assert await session.poll() == b"o\n"
-
-
-async def test_a_backend_that_goes_leaves_what_it_has_said(stage: Stage) -> None:
-    session, backend = await open_session(stage)
-    await say(session, backend, ("TEXT", "m:last"), "DISCONNECT")
-    assert await session.poll() == b'a["last"]\n'
-    assert await session.poll() == b"o\n"
-    assert await backend.next_events() == OPEN
-
-
-# -- the client closes -----------------------------------------------------------------------
-
-
-async def test_a_client_closes_by_leaving_a_poll(stage: Stage) -> None:
-    session, backend = await open_session(stage)
-    answer = backend.hold()
-    async with session.waiting():
-        pass
-    assert await backend.next_events() == NOTHING_BUT_CLOSE
-    assert await session.poll() == b'c[3000,"Client already closed connection"]\n'
-    assert await answer_of(session.post("xhr_send", b'["x"]')) == (200, b"ok")
-    answer.set_result(events(closing(3001, b"so be it")))
-    while (shown := await session.poll()) != b'c[3001,"so be it"]\n':
-        assert shown == b'c[3000,"Client already closed connection"]\n'
-    assert await backend.is_silent(0.1)
-
-
-async def test_a_backend_that_does_not_answer_the_close(stage: Stage) -> None:
-    session, backend = await open_session(stage)
-    answer = backend.hold()
-    async with session.waiting():
-        pass
-    assert await backend.next_events() == NOTHING_BUT_CLOSE
-    answer.set_result(events())
-    while (shown := await session.poll()) != b"o\n":
-        assert shown == b'c[3000,"Client already closed connection"]\n'
-
-
-# -- what takes seconds ----------------------------------------------------------------------
-
-
-@shared
-async def test_after_five_seconds(stage: Stage) -> None:
-    """A session that nobody polls dies, and a close frame is forgotten."""
-    left, left_backend = await open_session(stage)
-    unheard, unheard_backend = await open_session(stage)
-    heard, heard_backend = await open_session(stage)
-    for session, backend in ((unheard, unheard_backend), (heard, heard_backend)):
-        await say(session, backend, closing(3000, b"bye"))
-    assert await heard.poll() == b'c[3000,"bye"]\n'
-    assert await heard_backend.next_events() == NOTHING_BUT_CLOSE
-    for backend in (left_backend, unheard_backend):
-        assert await backend.next_events() == DISCONNECT
-    assert await answer_of(left.post("xhr_send", b'["x"]')) == (404, b"Not Found\n")
-    while (shown := await heard.poll()) != b"o\n":
-        assert shown == b'c[3000,"bye"]\n'
-        await asyncio.sleep(0.1)
 
 
 # -- a WebSocket behind it -------------------------------------------------------------------

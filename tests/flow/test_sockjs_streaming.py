@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests.flow.holding import Stage, fresh
-from tests.flow.sockets import OPEN, message, text
+from tests.flow.sockets import OPEN, message
 from tests.flow.sockjs import (
     NO_STORE,
     STILL_OPEN,
@@ -17,6 +17,7 @@ from tests.flow.sockjs import (
     answer_of,
     open_session,
     open_sockjs_stage,
+    say,
 )
 from tests.support.backend import response
 from tests.support.client import Client, Response, Truncated, connect, encode_request
@@ -88,13 +89,6 @@ async def opened(
         assert await stream.frame() == b"o"
         assert await backend.next_events() == OPEN
         yield session, backend, stream
-
-
-async def say(session: Session, backend: SessionBackend, *said: tuple[str, bytes | str]) -> None:
-    """Let the backend say something, by giving it an occasion to."""
-    backend.answers.append(events(*said))
-    await session.send("go")
-    assert await backend.next_events() == [text("go")]
 
 
 @pytest.mark.parametrize(
@@ -230,3 +224,14 @@ async def test_http_1_0(stage: Stage) -> None:
         assert (await client.read_head()).framing == "close"
         expected = PRELUDE["xhr_streaming"] + b'o\nc[3000,"x"]\n'
         assert await client.read_rest() == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_stream_gets_what_a_backend_that_has_gone_left(stage: Stage, kind: str) -> None:
+    session, backend = await open_session(stage)
+    await say(session, backend, ("TEXT", "m:last"), "DISCONNECT")
+    async with streaming(session, kind) as stream:
+        assert await stream.frame() == b'a["last"]'
+        with pytest.raises(Truncated):
+            await stream.client.read_rest()
+    assert await session.poll() == b"o\n"

@@ -106,6 +106,7 @@ BAD_HANDSHAKES = {
     "chunked": handshake("/woh/bad", {"Transfer-Encoding": "chunked"}) + b"0\r\n\r\n",
     "old version": handshake("/woh/bad", version="8"),
     "no version": handshake("/woh/bad", drop=["Sec-WebSocket-Version"]),
+    "HTTP/1.0": handshake("/woh/bad").replace(b"HTTP/1.1", b"HTTP/1.0", 1),
     "no key": handshake("/woh/bad", drop=["Sec-WebSocket-Key"]),
 }
 

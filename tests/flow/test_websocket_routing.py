@@ -33,6 +33,8 @@ CA = Authority("test authority")
 class Stage(NamedTuple):
     backend: Backend
     secure: Backend
+    strict: Backend
+    """Which wants a certificate of the proxy."""
     proxy: Proxy
     dead: list[str]
     """Addresses where nobody listens."""
@@ -41,7 +43,17 @@ class Stage(NamedTuple):
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stage() -> AsyncIterator[Stage]:
     pair = CA.issue("127.0.0.1")
-    async with start_backend() as backend, start_backend(tls=server_context(pair)) as secure:
+    ours = CA.issue("gripproxy")
+    files = {"keys/client.crt": ours.cert, "keys/client.key": ours.key}
+    mutual = server_context(pair, client_ca=CA)
+    async with (
+        start_backend() as backend,
+        start_backend(tls=server_context(pair)) as secure,
+        start_backend(tls=mutual) as strict,
+    ):
+        keys = (
+            f"{strict.address},ssl,insecure,client_cert=keys/client.crt,client_key=keys/client.key"
+        )
         live, tls = backend.address, secure.address
         dead = [f"127.0.0.1:{port}" for port in free_ports(2)]
         routes = [
@@ -53,6 +65,7 @@ async def stage() -> AsyncIterator[Stage]:
             f"*,path_beg=/ws/,prefix=ws- {live}",
             f"*,path_beg=/mixed/ {dead[0]} {live},over_http",
             "*,path_beg=/test/ test",
+            "*,path_beg=/bare/,no_grip test",
         ]
         for kind, option in (("woh", ",over_http"), ("ws", "")):
             routes += [
@@ -60,6 +73,8 @@ async def stage() -> AsyncIterator[Stage]:
                 f"as_host=as.example:81,header=X-New:1,header=X-Gone: {live}{option}",
                 f"*,path_beg=/{kind}-host/ {live},host=target.example{option}",
                 f"*,path_beg=/{kind}-tls/ {tls},ssl,insecure{option}",
+                f"*,path_beg=/{kind}-mutual/ {strict.address},ssl,insecure,{keys}{option}",
+                f"*,path_beg=/{kind}-keyless/ {strict.address},ssl,insecure{option}",
                 # nobody is there; the certificate is not trusted
                 f"*,path_beg=/{kind}-next/ {dead[0]}{option} {tls},ssl{option} {live}{option}",
                 f"*,path_beg=/{kind}-twice/ {live}{option} {tls},ssl,insecure{option}",
@@ -67,8 +82,8 @@ async def stage() -> AsyncIterator[Stage]:
                 f"*,path_beg=/{kind}-debug/,debug {dead[0]}{option} {dead[1]}{option}",
             ]
         certs = {"default_{https_port}": pair}
-        async with start_proxy(routes, https=1, certs=certs) as proxy:
-            yield Stage(backend, secure, proxy, dead)
+        async with start_proxy(routes, https=1, certs=certs, files=files) as proxy:
+            yield Stage(backend, secure, strict, proxy, dead)
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +91,7 @@ def forget(stage: Stage) -> Iterator[None]:
     yield
     stage.backend.reset()
     stage.secure.reset()
+    stage.strict.reset()
 
 
 def serve(backend: Backend, kind: str, path: str) -> None:
@@ -139,6 +155,18 @@ async def test_a_target_is_spoken_to_over_tls(stage: Stage, kind: str) -> None:
     serve(stage.secure, kind, path)
     async with open_socket(stage.proxy.port, path):
         assert (await request_for(stage.secure, path)).target == path
+
+
+@both_kinds
+async def test_a_target_may_ask_for_a_certificate(stage: Stage, kind: str) -> None:
+    path = f"/{kind}-mutual/" + fresh("p")
+    serve(stage.strict, kind, path)
+    async with open_socket(stage.proxy.port, path):
+        cert = (await request_for(stage.strict, path)).peer_cert
+    assert cert is not None
+    assert cert["subject"] == ((("commonName", "gripproxy"),),)
+    r = await refused(stage.proxy.port, path.replace("mutual", "keyless"))
+    assert (r.status, r.body) == (502, BAD_ORIGIN)
 
 
 @shared
@@ -256,6 +284,17 @@ async def test_the_test_target_echoes_and_publishes(stage: Stage, path: str) -> 
 
 
 @shared
+async def test_without_grip_the_test_target_does_nothing_but_echo(stage: Stage) -> None:
+    c = fresh()
+    async with open_socket(stage.proxy.port, f"/bare/ws?channel={c}") as client:
+        for content in ("hello", "m:hello", 'c:{"type":"detach"}'):
+            await client.send_text(content)
+            assert await client.read_text() == content
+        await stage.proxy.publish(message(c, "published"))
+        await stage.proxy.wait_log(rf"publish channel={c} receivers=0")
+
+
+@shared
 async def test_the_test_targets_channel_has_a_name_of_its_own(stage: Stage) -> None:
     async with open_socket(stage.proxy.port, "/test/ws") as client:
         await stage.proxy.wait_subscribed("test")
@@ -300,6 +339,33 @@ async def test_a_rejection_is_logged(stage: Stage) -> None:
     await refused(stage.proxy.port, path)
     shown = f"GET ws://localhost{path} -> {stage.backend.address}[http] code=403 2"
     await stage.proxy.wait_log(re.escape(shown) + "$")
+
+
+async def test_warnings_of_websockets() -> None:
+    """They name the URL or the connection, whatever the level; no more than five in a second."""
+    (closed,) = free_ports(1)
+    async with start_backend() as backend:
+        routes = [f"* {backend.address},over_http", f"*,path_beg=/ws {backend.address}"]
+        for kind, option in (("woh", ",over_http"), ("ws", "")):
+            routes.append(f"*,path_beg=/{kind}-dead 127.0.0.1:{closed}{option}")
+        async with start_proxy(routes, runner={"log_level": 1}) as proxy:
+            for kind in ("woh", "ws"):
+                await refused(proxy.port, f"/{kind}-dead")
+                url = f"ws://localhost/{kind}-dead"
+                await proxy.wait_log(rf"\[WARN\].* {url}: .*Connection refused$")
+            backend.on("/ws-gone", lambda exchange: exchange.abort())
+            await refused(proxy.port, "/ws-gone")
+            await proxy.wait_log(r"\[WARN\].* ws://localhost/ws-gone: connection ")
+            woh = WohBackend(backend, "/filters")
+            several = control(type="subscribe", channel="c", filters=["skip-self"])
+            too_many = control(type="subscribe", channel="c", filters=["skip-self"] * 6)
+            woh.answers.append(accept(several, too_many))
+            async with open_socket(proxy.port, woh.path) as client:
+                assert await client.read_close() == (1011, b"")
+            url = "ws://localhost/filters"
+            await proxy.wait_log(rf"\[WARN\].* filters have no effect .*: {url}$")
+            reason = "too many filters for channel 'c'"
+            await proxy.wait_log(rf"\[WARN\].* connection \d+ closed: {reason}$")
 
 
 @shared

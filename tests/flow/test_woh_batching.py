@@ -259,6 +259,25 @@ async def test_a_backend_ahead_of_its_client_is_not_asked(stage: Stage) -> None:
         assert await backend.next_events() == [text("more")]
 
 
+async def test_a_backend_ahead_of_its_client_is_not_refreshed(stage: Stage) -> None:
+    c, size = fresh(), 900_000
+    opening = accept(control(type="subscribe", channel=c))
+    async with over_http(stage, opening, receive_buffer=65_536) as (client, backend):
+        await stage.proxy.wait_subscribed(c)
+        asked = 0
+        with contextlib.suppress(TimeoutError):
+            while asked < 50:
+                backend.answers.append(events(("BINARY", b"m:" + bytes(size))))
+                await refresh(stage, c)
+                await backend.next(0.3)
+                asked += 1
+        assert 0 < asked < 20
+        for _ in range(asked):
+            assert len((await client.read_message())[1]) == size
+        assert await backend.next_events() == []  # what was asked for meanwhile
+        assert len((await client.read_message())[1]) == size
+
+
 # -- refreshes -------------------------------------------------------------------------------
 
 
