@@ -59,6 +59,8 @@ def route_request(front: "Front", client: "ClientConnection", request: RequestHe
         raise HttpError(f"Request URI size exceeded limit of {URI_MAX} bytes.", 414)
     route = front.routing.find(request, name, secure=secure, by_id=front.accept_pushpin_route)
     if route is None:
+        url = b"%b://%b%b" % (scheme, authority, request.target)
+        front.warn("%s: no route is for this host, path and protocol", url.decode("latin-1"))
         raise HttpError("Route not found", 502)
     trusted = front.upstream_key is not None and is_signed(request, front.upstream_key)
     return Outgoing(

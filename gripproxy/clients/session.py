@@ -45,6 +45,11 @@ TRY_AGAIN_LATER = 1013  # IANA's registry of close codes
 
 _ORIGIN_FAILED = "Error while proxying to origin."
 _EXTENSIONS = b"sec-websocket-extensions"
+# What a backend that answers like that lacks, by the target's `over_http`.
+_HINTS = {
+    True: "events have Content-Type application/websocket-events",
+    False: "a backend that knows only HTTP needs over_http in its route",
+}
 # What changes content, so that items can ask for it.
 _CONTENT_FILTERS = frozenset(("build-id", "var-subst", "http-modify"))
 # Of the backend's response these are for this hop only, or made anew (RFC 9110 §7.6.1).
@@ -175,6 +180,12 @@ class Session:
 
     def on_backend_refused(self, code: int, reason: bytes, fields: Headers, body: bytes) -> None:
         """The backend answers the handshake with something else."""
+        if code < 300:  # it may have meant something else
+            hint = _HINTS[self.target.over_http]
+            self._front.warn(
+                "%s: target %s answers the handshake with %d: %s",
+                self._url, self.target.name, code, hint,
+            )  # fmt: skip
         self._state = _ENDED
         self._up = None
         shown = [field for field in fields if field[0].lower() not in _OF_THE_HOP]
@@ -205,7 +216,9 @@ class Session:
                 return
             if isinstance(message, bytes):
                 control = wscontrol.parse(message)
-                if control is not None and self._state is _OPEN:
+                if control is None:
+                    log.debug("%s: control message ignored: %.200r", self._url, message)
+                elif self._state is _OPEN:
                     self._obey(control)
                 return
             received = message

@@ -297,7 +297,7 @@ class OverHttp(Timed):
         elif isinstance(error, BlockedError) or (sent and not isinstance(error, ConnectError)):
             self._abort(str(error))
         elif not self._again():
-            self._abort(f"sent {RETRIES_MAX + 1} times: {error}")
+            self._abort(f"tried {RETRIES_MAX + 1} times: {error}")
 
     # Responses.
 
