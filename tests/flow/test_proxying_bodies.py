@@ -16,7 +16,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 shared = pytest.mark.shared
 Stage = tuple[Backend, Proxy]
 MIB = 2**20
-BIG = 1024 * MIB
+BIG = 256 * MIB
 # what the kernel's socket buffers of two connections can hold, and the proxy's own
 STALL_BYTES = 40 * MIB
 GROWTH_KIB = 32 * 1024
