@@ -1,12 +1,15 @@
 """The two ends of a WebSocket session, as the session between them knows them."""
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gripproxy.errors import WebSocketError
 from gripproxy.grip.item import WsMessage
 from gripproxy.http1.head import Headers
 from gripproxy.hub.fanout import Batch
 from gripproxy.websocket.frames import Frame
+
+if TYPE_CHECKING:
+    from gripproxy.clients.connection import ClientConnection
 
 
 class Downstream(Protocol):
@@ -19,6 +22,10 @@ class Downstream(Protocol):
     @property
     def unread(self) -> int:
         """Bytes that the client has left unread."""
+
+    @property
+    def direct(self) -> "ClientConnection | None":
+        """Where published frames can be written as they are, as long as it is not blocked."""
 
     def accept(self, fields: Headers, grip: bytes | None) -> None:
         """The backend has accepted, with these fields.

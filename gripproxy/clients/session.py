@@ -16,6 +16,7 @@ a close that is published or the proxy's own detaches it first.
 
 import logging
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from gripproxy.backend.request import Outgoing
 from gripproxy.clients.ends import Downstream, Upstream
@@ -35,7 +36,10 @@ from gripproxy.http1.status import reason_phrase
 from gripproxy.hub.fanout import Batch
 from gripproxy.hub.registry import Mode
 from gripproxy.routes import Target
-from gripproxy.websocket.frames import FIRST_CONTROL, Frame
+from gripproxy.websocket.frames import CONT, FIRST_CONTROL, Frame
+
+if TYPE_CHECKING:
+    from gripproxy.clients.connection import ClientConnection
 
 log = logging.getLogger("gripproxy.clients")
 
@@ -92,6 +96,7 @@ class Session:
         "_blocked",
         "_channels",
         "_detaches",
+        "_direct",
         "_down",
         "_each",
         "_error",
@@ -123,6 +128,7 @@ class Session:
         self._takes_late = True  # nor has it since it closed, so that there is no gap in them
         self._filter: MessageFilter | None = None  # None: the backend's messages are not looked at
         self._channels: dict[str, tuple[str, ...]] | None = None  # with the filters; None: no GRIP
+        self._direct: ClientConnection | None = None  # where messages can be written as they come
         self._each = True  # messages cannot be sent as they come: not open, or there are filters
         self._detaches = False  # when the backend has sent what it is sending
         self._later: Later | None = None
@@ -169,13 +175,13 @@ class Session:
         if prefix is not None:
             self._filter = MessageFilter(prefix)
         self._state = _OPEN
-        self._each = False
         if prefix is not None or target.subs:
             self._channels = {}
             for channel in target.subs:
                 self._subscribe(channel, ())
         trusted = self._outgoing.sender.trusted
         self._down.accept(shown, grip_extension(extensions) if trusted else None)
+        self._choose_way()
         self._outgoing = self._outgoing._replace(headers=[])  # that much less to keep
 
     def on_backend_refused(self, code: int, reason: bytes, fields: Headers, body: bytes) -> None:
@@ -223,6 +229,8 @@ class Session:
                 return
             received = message
         self._down.send(received)
+        if received.opcode == CONT or not received.fin:  # nothing comes between these
+            self._choose_way()
         if self._later is not None:
             self._later.on_sent()
 
@@ -342,12 +350,20 @@ class Session:
     # Published messages.
 
     def deliver(self, batch: Batch) -> None:
-        if self._each or not batch.same_for_all:
+        client = self._direct
+        if client is not None and not client.blocked and batch.same_for_all:
+            # The shortest way for a client that keeps up: this runs once for each delivery.
+            data = batch.plain
+            if data:
+                client.active = True
+                client.transport.write(data)
+        elif self._each or not batch.same_for_all:
             self._deliver_each(batch)
+            return
         else:
             self._down.publish(batch)
-            if self._later is not None and batch.sends:
-                self._later.on_sent()
+        if self._later is not None and batch.sends:
+            self._later.on_sent()
 
     def _deliver_each(self, batch: Batch) -> None:
         filters = (self._channels or {}).get(batch.channel)
@@ -428,7 +444,7 @@ class Session:
         assert channels is not None
         is_new = channel not in channels
         channels[channel] = filters
-        self._each = any(channels.values())
+        self._choose_way()
         if is_new:
             front.registry.subscribe(channel, self)
             if front.access.enabled and not self._outgoing.route.quiet:
@@ -439,7 +455,7 @@ class Session:
         assert channels is not None
         if channel in channels and channel not in self.target.subs:
             del channels[channel]
-            self._each = any(channels.values())
+            self._choose_way()
             self._front.registry.unsubscribe(channel, self)
 
     def _sends_later(self) -> Later:
@@ -479,9 +495,16 @@ class Session:
                 self._front.registry.unsubscribe(channel, self)
         self._channels = None
         self._each = True
+        self._direct = None
         if self._later is not None:
             self._later.stop()
             self._later = None
+
+    def _choose_way(self) -> None:
+        """How published messages reach the client from now on."""
+        channels = self._channels
+        self._each = channels is None or any(channels.values())
+        self._direct = None if self._each else self._down.direct
 
     def _debug(self) -> bool:
         return self._front.debug or self._outgoing.route.debug

@@ -193,6 +193,10 @@ class SockJsSession:
         """Bytes that the client has left unread."""
         return self._queued + (self._receiver.unread if self._receiver is not None else 0)
 
+    @property
+    def direct(self) -> None:
+        """Nowhere: messages are wrapped."""
+
     def accept(self, fields: Headers, grip: bytes | None) -> None:
         """Open the session; the client sees nothing of the fields."""
         assert self._receiver is not None

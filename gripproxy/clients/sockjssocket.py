@@ -204,6 +204,10 @@ class SockJsSocket:
     def unread(self) -> int:
         return self._socket.unread
 
+    @property
+    def direct(self) -> None:
+        """Nowhere: messages are wrapped."""
+
     def accept(self, fields: Headers, grip: bytes | None) -> None:
         self._socket.accept(fields, grip)
         self._beat_later()

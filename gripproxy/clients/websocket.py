@@ -164,6 +164,10 @@ class ClientSocket:
         """Bytes that the client has left unread."""
         return self._client.transport.get_write_buffer_size()
 
+    @property
+    def direct(self) -> "ClientConnection | None":
+        return None if self._bits or self._relaying or self.closed else self._client
+
     def accept(self, fields: Headers, grip: bytes | None) -> None:
         """Switch protocols; `grip` is the extension that an upstream proxy is told of."""
         request = self._request
@@ -217,14 +221,7 @@ class ClientSocket:
     def publish(self, batch: Batch) -> None:
         """Send what was published, which is the same for all."""
         data = batch.frames(self._bits)
-        if not data:
-            return
-        # The shortest way for a client that keeps up: this line runs once for each delivery.
-        client = self._client
-        if not client.blocked and not self._relaying and not self.closed:
-            client.active = True
-            client.transport.write(data)
-        else:
+        if data:
             self._queue(data, len(batch.messages))
 
     def publish_one(self, batch: Batch, index: int) -> None:

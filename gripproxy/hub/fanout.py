@@ -96,6 +96,11 @@ class Batch:
         """Whether it has something for WebSocket clients to see."""
         return any(message.action is _SEND for message in self.messages)
 
+    @cached_property
+    def plain(self) -> bytes:
+        """The frames of all messages, not compressed, if it is the same for all."""
+        return self.frames()
+
     def frames(self, window_bits: int = 0) -> bytes:
         """The frames of all messages, if it is the same for all.
 

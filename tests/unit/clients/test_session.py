@@ -23,6 +23,7 @@ from tests.unit.clients.websockets import (
     Surroundings,
     text,
 )
+from tests.unit.transport import Transport
 
 TARGET = Target("backend.example", 8000)
 GRIP = (b"Sec-WebSocket-Extensions", b"grip")
@@ -1137,3 +1138,57 @@ def test_a_target_says_how_it_is_spoken_to() -> None:
     assert down.heard == [("accept", [], None)]
     assert surroundings.channels(session) == []
     assert session in surroundings.registry.subscribers("test")
+
+
+# -- the shortest way ----------------------------------------------------------------------------
+
+
+class Direct:
+    """A client's connection, as far as the shortest way needs it."""
+
+    def __init__(self) -> None:
+        self.transport = Transport()
+        self.active = self.blocked = False
+
+
+def test_published_messages_are_written_to_a_client_that_keeps_up() -> None:
+    stage, client = Stage(), Direct()
+    stage.down.direct = client
+    stage.open()
+    stage.subscribe()
+    stage.publish(text(b"1"), text(b"2"))
+    assert client.transport.take() == b"\x81\x011\x81\x012"
+    assert client.active
+    stage.publish(WsMessage(Action.HINT))
+    assert client.transport.take() == b""
+    assert stage.down.heard == []
+    client.blocked = True
+    stage.publish(text(b"3"))
+    assert stage.down.take() == [published(b"3")]
+    assert client.transport.take() == b""
+
+
+def test_the_shortest_way_is_chosen_anew_when_a_message_is_half_relayed() -> None:
+    stage, client = Stage(), Direct()
+    stage.down.direct = client
+    stage.open()
+    stage.subscribe()
+    stage.down.direct = None
+    stage.session.on_backend_frame(Frame(TEXT, b"m:half", False))
+    stage.publish(text(b"1"))
+    stage.down.direct = client
+    stage.session.on_backend_frame(Frame(CONT, b"", True))
+    stage.publish(text(b"2"))
+    assert published(b"1") in stage.down.take()
+    assert client.transport.take() == b"\x81\x012"
+
+
+def test_filters_and_the_end_close_the_shortest_way() -> None:
+    stage, client = Stage(), Direct()
+    stage.down.direct = client
+    stage.open()
+    stage.subscribe(filters=["build-id"])
+    stage.publish(text(b"1"))
+    stage.session.on_backend_close(None, b"")
+    stage.publish(text(b"2"))
+    assert client.transport.take() == b""

@@ -179,6 +179,7 @@ class FakeDownstream(Ears):
     """The client's end, as a session knows it."""
 
     number = 7
+    direct: Any = None
 
     def __init__(self) -> None:
         super().__init__()

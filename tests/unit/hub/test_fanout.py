@@ -499,6 +499,12 @@ def test_others_may_encode_it_otherwise_once_for_each_kind() -> None:
     assert calls == [one, one]
 
 
+def test_most_clients_are_sent_the_frames_as_they_are() -> None:
+    one = sockets(TEXT, WS_HINT, PING)
+    assert one.plain == one.frames(0)
+    assert one.plain is one.plain
+
+
 def test_without_messages_there_are_no_frames() -> None:
     assert sockets(WS_HINT).frames() == b""
     assert batch(SEND).frames(15) == b""
