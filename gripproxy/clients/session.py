@@ -182,7 +182,7 @@ class Session:
         trusted = self._outgoing.sender.trusted
         self._down.accept(shown, grip_extension(extensions) if trusted else None)
         self._choose_way()
-        self._outgoing = self._outgoing._replace(headers=[])  # that much less to keep
+        self._outgoing.headers.clear()  # the backend's end has made its own of them
 
     def on_backend_refused(self, code: int, reason: bytes, fields: Headers, body: bytes) -> None:
         """The backend answers the handshake with something else."""

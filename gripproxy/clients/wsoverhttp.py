@@ -98,7 +98,7 @@ class OverHttp(Timed):
         self._front = front
         self._session: Session | None = session  # None: it wants no more
         self._target = target
-        self._outgoing = outgoing._replace(headers=[])
+        self._outgoing = outgoing
         self._head = _fixed_head(outgoing, target)
         self._state = State.CONNECTING
         self._asking = False
