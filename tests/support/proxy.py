@@ -362,6 +362,12 @@ def _accepts_local(path: Path) -> bool:
         return s.connect_ex(str(path)) == 0
 
 
+def _heed_signals() -> None:
+    """Pushpin goes on ignoring what it was started with ignored, as by nohup or in a background."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def _local_ports(proxy: Proxy, runner: Settings | None) -> list[Path]:
     """The Unix sockets that the config names."""
     text = str((runner or {}).get("local_ports", ""))
@@ -427,6 +433,7 @@ async def start_proxy(
                     [*program(), *named, *extra, *args],
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                     cwd=directory, env=environment(env), start_new_session=True,
+                    preexec_fn=_heed_signals,
                 )  # fmt: skip
             up = (it.port, it.http_control, *it.https_ports) if wait_ports is None else wait_ports
             try:
