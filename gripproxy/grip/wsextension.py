@@ -79,11 +79,6 @@ class MessageFilter:
         self._head = bytearray()  # of an undecided message, or a control message so far
         self._opcode = CONT  # of the next frame to relay
 
-    @property
-    def in_message(self) -> bool:
-        """Whether a message has begun for the client and not ended."""
-        return self._state is _RELAYED and self._opcode == CONT
-
     def feed(self, frame: Frame) -> Frame | bytes | None:
         """A frame for the client, or a whole control message without its `c:`, or nothing yet."""
         opcode, payload, fin = frame

@@ -79,11 +79,6 @@ class Receiver:
         self._mask = b""  # as it applies to the next byte
         self._gathered: bytearray | None = None  # unmasked, checked, and not given out
 
-    @property
-    def in_message(self) -> bool:
-        """Whether a data message has begun and not ended."""
-        return self._kind != CONT
-
     def feed(self, data: bytes) -> list[Frame]:
         """The frames and pieces that `data` completes, in their order.
 

@@ -214,23 +214,6 @@ class TestFragments:
         frames = [*longer, *longer_at_end, *longest]
         assert filtered(b"m:", *frames, Frame(TEXT, b"m:z")) == [half + half, Frame(TEXT, b"z")]
 
-    def test_a_message_is_under_way_from_its_first_relayed_piece_to_its_last(self) -> None:
-        messages = MessageFilter(b"m:")
-        under_way = []
-        for frame in fragments(TEXT, b"m", b":", b"a", b"", b"b"):
-            messages.feed(frame)
-            under_way.append(messages.in_message)
-        assert under_way == [False, False, True, True, False]
-
-    def test_no_message_is_under_way_while_others_come(self) -> None:
-        messages = MessageFilter(b"m:")
-        assert not messages.in_message
-        for frame in [*fragments(TEXT, b"x", b"y"), *fragments(TEXT, b"c:", b"y")]:
-            messages.feed(frame)
-            assert not messages.in_message
-        messages.feed(Frame(BINARY, b"m:x"))
-        assert not messages.in_message
-
 
 prefixes = st.sampled_from([b"", b"m:", b"c", b"c:", b"c:m", b"mcm"])
 # Starts that matter, in any number of pieces.
